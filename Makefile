@@ -1,0 +1,46 @@
+# Everything a newcomer needs: `make demo`, `make test`, `make ui`. Each installs what it needs on its first call.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+SOURCE ?=
+PROFILE ?= tiny
+
+export DO_NOT_TRACK := 1
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export MLFLOW_DISABLE_TELEMETRY := true
+export DVC_NO_ANALYTICS := 1
+export BENTOML_DO_NOT_TRACK := True
+export HF_HUB_OFFLINE := 1
+
+.PHONY: demo test lint ui install clean help
+
+help:            ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/ -/'
+
+demo: $(READY)   ## raw video to a served clip on two CPU cores; SOURCE=DIR uses your own files
+	@$(BIN)/ovi demo --profile $(PROFILE) $(if $(SOURCE),--set 'corpus.source=$(abspath $(SOURCE))')
+
+test: lint       ## formatting, types, import rules, then every test
+	@$(BIN)/pytest
+
+lint: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+ui: $(READY)     ## the MLflow and Prefect pages of this clone, until Ctrl-C
+	@$(BIN)/ovi ui
+
+install: $(READY)
+
+clean:           ## forget every result (not the environment)
+	rm -rf data models checkpoints out .dvc/cache .dvc/tmp
+
+# Two steps: torch first, from wherever pip finds it (a CPU build stays a CPU build), then uv for the other pins.
+$(READY): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "make: this Python has no venv module; on Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "installing into .venv (about a minute)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt uv torch
+	@VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet -c constraints.txt -e '.[train,flows,serve,dev]'
+	@touch $@

@@ -1,0 +1,171 @@
+"""Files by address: a local path or s3://bucket/key, the same calls for both. The only module that imports boto3.
+
+Writes are whole or not at all: local ones go to a temporary name, are synced and renamed; S3 puts are atomic by nature.
+It does not know what the bytes mean. S3 settings come from the usual AWS_* variables (AWS_ENDPOINT_URL for MinIO and the like).
+Try it: `python -c "from ovi import storage; print(storage.sha256('README.md'))"`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ovi.errors import OviError
+
+CHUNK = 1 << 20
+
+
+def is_remote(address: str | Path) -> bool:
+    return str(address).startswith("s3://")
+
+
+def read_bytes(address: str | Path, offset: int = 0, length: int | None = None) -> bytes:
+    """`length` bytes from `offset` (all of the rest when None). A missing object is one clear line."""
+    if is_remote(address):
+        return _s3_read(str(address), offset, length)
+    try:
+        with open(address, "rb") as file:
+            file.seek(offset)
+            return file.read(-1 if length is None else length)
+    except FileNotFoundError:
+        raise OviError(f"{address}: no such file") from None
+
+
+def read_json(address: str | Path) -> Any:
+    try:
+        return json.loads(read_bytes(address))
+    except ValueError as error:
+        raise OviError(f"{address}: not valid JSON ({error}); the file is damaged, make it again") from None
+
+
+def write_bytes(address: str | Path, data: bytes) -> None:
+    """Write the whole of `data` or nothing."""
+    if is_remote(address):
+        bucket, key = _split(str(address))
+        _s3().put_object(Bucket=bucket, Key=key, Body=data)
+        return
+    with atomic_path(address) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(address: str | Path, value: Any) -> None:
+    """Stable JSON: sorted keys, two spaces, a newline at the end, so that equal values give equal bytes."""
+    write_bytes(address, (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode())
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path` that is synced and renamed to it when the block ends well, removed when it does not."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise OviError(f"{path}: no space left to write it; free some disk and run the same command again") from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of `path` (old content removed) when the block ends well."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    temporary.chmod(0o755)
+    try:
+        yield temporary
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise OviError(f"{path}: no space left to write it; free some disk and run the same command again") from error
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def exists(address: str | Path) -> bool:
+    if not is_remote(address):
+        return Path(address).exists()
+    from botocore.exceptions import ClientError
+
+    bucket, key = _split(str(address))
+    try:
+        _s3().head_object(Bucket=bucket, Key=key)
+    except ClientError:
+        return False
+    return True
+
+
+def list_files(address: str | Path) -> list[str]:
+    """Addresses of all files below a folder or prefix, sorted."""
+    if not is_remote(address):
+        return sorted(str(path) for path in Path(address).rglob("*") if path.is_file())
+    bucket, prefix = _split(str(address).rstrip("/") + "/")
+    pages = _s3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    return sorted(f"s3://{bucket}/{item['Key']}" for page in pages for item in page.get("Contents", []))
+
+
+def sha256(address: str | Path) -> str:
+    """Hex sha256 of a file's content."""
+    digest = hashlib.sha256()
+    if is_remote(address):
+        digest.update(read_bytes(address))
+        return digest.hexdigest()
+    with open(address, "rb") as file:
+        while block := file.read(CHUNK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sha256_folder(path: str | Path) -> str:
+    """One hex sha256 over the relative names and contents of all files below `path`, in sorted order."""
+    digest = hashlib.sha256()
+    for file in list_files(path):
+        digest.update(f"{Path(file).relative_to(path).as_posix()}\0{sha256(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _s3_read(address: str, offset: int, length: int | None) -> bytes:
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    bucket, key = _split(address)
+    span = {} if offset == 0 and length is None else {"Range": f"bytes={offset}-{'' if length is None else offset + length - 1}"}
+    try:
+        return bytes(_s3().get_object(Bucket=bucket, Key=key, **span)["Body"].read())
+    except (ClientError, BotoCoreError) as error:
+        raise OviError(f"{address}: cannot be read ({error}); check the address and the AWS_* variables") from None
+
+
+def _split(address: str) -> tuple[str, str]:
+    bucket, _, key = address.removeprefix("s3://").partition("/")
+    if not bucket:
+        raise OviError(f"{address}: no bucket in it; write s3://bucket/key")
+    return bucket, key
+
+
+@cache
+def _s3() -> Any:
+    import boto3
+
+    return boto3.client("s3")
