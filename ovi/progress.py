@@ -126,7 +126,9 @@ class Bar(Silent):
 
     def advance(self, n: int = 1, **figures: float) -> None:
         shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
-        self._bar.update(self._task, advance=n, **({"shown": shown} if shown else {}))
+        self._bar.advance(self._task, n)
+        if shown:
+            self._bar.update(self._task, shown=shown)
 
     def note(self, text: str) -> None:
         self._console.print(text, highlight=False)

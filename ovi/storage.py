@@ -1,7 +1,7 @@
 """Files by address: a local path or s3://bucket/key, the same calls for both. The only module that imports boto3.
 
 Writes are whole or not at all: local ones go to a temporary name, are synced and renamed; S3 puts are atomic by nature.
-It does not know what the bytes mean. S3 settings come from the usual AWS_* variables (AWS_ENDPOINT_URL for MinIO and the like).
+It does not know what the bytes mean. S3 settings come from the usual AWS_* variables (AWS_ENDPOINT_URL for MinIO).
 Try it: `python -c "from ovi import storage; print(storage.sha256('README.md'))"`.
 """
 
@@ -64,7 +64,7 @@ def write_json(address: str | Path, value: Any) -> None:
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path` that is synced and renamed to it when the block ends well, removed when it does not."""
+    """A temporary path, synced and renamed to `path` when the block ends well, removed when it does not."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
@@ -77,9 +77,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.chmod(0o644)
         os.replace(temporary, path)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise OviError(f"{path}: no space left to write it; free some disk and run the same command again") from error
-        raise
+        raise _explained(error, path) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -97,9 +95,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(path)
         os.replace(temporary, path)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise OviError(f"{path}: no space left to write it; free some disk and run the same command again") from error
-        raise
+        raise _explained(error, path) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -146,11 +142,18 @@ def sha256_folder(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def _explained(error: OSError, path: Path) -> OSError | OviError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return OviError(f"{path}: no space left to write it; free some disk and run the same command again")
+    return error
+
+
 def _s3_read(address: str, offset: int, length: int | None) -> bytes:
     from botocore.exceptions import BotoCoreError, ClientError
 
     bucket, key = _split(address)
-    span = {} if offset == 0 and length is None else {"Range": f"bytes={offset}-{'' if length is None else offset + length - 1}"}
+    last = "" if length is None else offset + length - 1
+    span = {} if offset == 0 and length is None else {"Range": f"bytes={offset}-{last}"}
     try:
         return bytes(_s3().get_object(Bucket=bucket, Key=key, **span)["Body"].read())
     except (ClientError, BotoCoreError) as error:

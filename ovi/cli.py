@@ -1,0 +1,201 @@
+"""The `ovi` command: one sub-command a stage, thin over the rooms; flows/ and services/ join by entry point.
+
+Every stage command reads its settings from --params (params.yaml by default), --profile and --set; run by hand it
+does exactly what the pipeline runs. Errors a user can mend are one line on stderr; exit code 78: it can never work.
+Try it: `ovi --help`, `ovi config show --set training.fusion.steps=10`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ovi import config
+from ovi.errors import EXIT_CONFIG, EXIT_FAILED, OviError, one_line
+from ovi.progress import Progress, reporter
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+train_app = typer.Typer(no_args_is_help=True, help="Train one stage of the paper (4.2).")
+config_app = typer.Typer(no_args_is_help=True, help="Look at settings.")
+app.add_typer(train_app, name="train")
+app.add_typer(config_app, name="config")
+
+Params = Annotated[Path, typer.Option(help="Settings file.")]
+Profile = Annotated[str | None, typer.Option(help="Profile laid over the settings: tiny, small, ovi-11b.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="One value, as section.key=value; may be repeated.")]
+Json = Annotated[bool, typer.Option("--json", help="Speak JSON lines on stdout.")]
+PARAMS = Path("params.yaml")
+
+
+@app.command(epilog="Example: ovi corpus --set corpus.clips=20 --out /tmp/corpus")
+def corpus(
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("data/corpus"),
+    params: Params = PARAMS, profile: Profile = None, sets: Sets = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Render the synthetic corpus, or list the files of corpus.source."""
+    from ovi.synthetic.corpus import build
+
+    build(config.load(params, profile, sets), out, _voice(as_json))
+
+
+@app.command(epilog="Example: ovi curate --corpus data/corpus --out data/clips")
+def curate(
+    corpus: Annotated[Path, typer.Option(help="Folder written by `ovi corpus`.")] = Path("data/corpus"),
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("data/clips"),
+    params: Params = PARAMS, profile: Profile = None, sets: Sets = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Split, filter, check sync, caption and pack clips (paper section 3)."""
+    from ovi.curation.run import curate as run
+
+    run(config.load(params, profile, sets), corpus, out, _voice(as_json))
+
+
+@app.command(epilog="Example: ovi encode --clips data/clips --codec models/codec --out data/latents")
+def encode(
+    clips: Annotated[Path, typer.Option(help="Folder written by `ovi curate`.")] = Path("data/clips"),
+    codec: Annotated[Path, typer.Option(help="Model folder of codecs to write.")] = Path("models/codec"),
+    out: Annotated[Path, typer.Option(help="Folder of latent shards to write.")] = Path("data/latents"),
+    params: Params = PARAMS, profile: Profile = None, sets: Sets = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Turn clips into latents and captions into text embeddings, once."""
+    from ovi.training.encode import encode as run
+
+    run(config.load(params, profile, sets), clips, codec, out, _voice(as_json))
+
+
+def _train_command(command: str, stage: str, help_text: str) -> None:
+    @train_app.command(command, help=help_text, epilog=f"Example: ovi train {command} --set training.{stage}.steps=20")
+    def train(
+        latents: Annotated[Path, typer.Option(help="Folder of latent shards.")] = Path("data/latents"),
+        models: Annotated[Path, typer.Option(help="Folder of model folders.")] = Path("models"),
+        checkpoints: Annotated[Path, typer.Option(help="Folder of checkpoints.")] = Path("checkpoints"),
+        params: Params = PARAMS, profile: Profile = None, sets: Sets = None, as_json: Json = False,
+    ) -> None:  # fmt: skip
+        from ovi.training.launch import train as run
+
+        run(stage, config.load(params, profile, sets), latents, models, checkpoints, _voice(as_json))
+
+
+_train_command("video-backbone", "video_backbone", "The video tower alone: from scratch at small scale.")
+_train_command("audio-pretrain", "audio_pretrain", "The audio tower alone on sound of up to 12 s (paper 4.2.1).")
+_train_command("audio-finetune", "audio_finetune", "The audio tower on padded 5.04 s sound (paper 4.2.1).")
+_train_command("fusion", "fusion", "Both towers together, attention only (paper 4.2.2).")
+
+
+@app.command(epilog="Example: ovi evaluate --model models/fusion --out out/evaluation")
+def evaluate(
+    model: Annotated[Path, typer.Option(help="Model folder to evaluate.")] = Path("models/fusion"),
+    clips: Annotated[Path, typer.Option(help="Folder written by `ovi curate`.")] = Path("data/clips"),
+    latents: Annotated[Path, typer.Option(help="Folder written by `ovi encode`.")] = Path("data/latents"),
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("out/evaluation"),
+    params: Params = PARAMS, profile: Profile = None, sets: Sets = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Score the model on held-out prompts and write the report."""
+    from ovi.evaluation.run import evaluate as run
+
+    run(config.load(params, profile, sets), model, clips, latents, model.parent, out, _voice(as_json))
+
+
+@app.command(epilog="Example: ovi report --clip out/demo.mp4 --out out/report.html")
+def report(
+    evaluation: Annotated[Path, typer.Option(help="Folder written by `ovi evaluate`.")] = Path("out/evaluation"),
+    clip: Annotated[Path, typer.Option(help="The served clip.")] = Path("out/demo.mp4"),
+    out: Annotated[Path, typer.Option(help="Page to write.")] = Path("out/report.html"),
+    params: Params = PARAMS, profile: Profile = None, sets: Sets = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """The evaluation report with the served clip in front."""
+    from ovi.evaluation.report import demo_page
+
+    demo_page(config.load(params, profile, sets), evaluation, clip, out)
+    _voice(as_json).result(report=str(out))
+
+
+@app.command(epilog='Example: ovi generate --prompt "A red lamp blinks. <AUDCAP>High beeps.<ENDAUDCAP>"')
+def generate(
+    prompt: Annotated[str, typer.Option(help="What to see, <S>what is said<E>. <AUDCAP>What to hear.<ENDAUDCAP>")],
+    model: Annotated[Path, typer.Option(help="Model folder.")] = Path("models/fusion"),
+    out: Annotated[Path, typer.Option(help="mp4 to write.")] = Path("clip.mp4"),
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal clips.")] = 0,
+    image: Annotated[Path | None, typer.Option(help="First frame.")] = None,
+    params: Params = PARAMS, profile: Profile = None, sets: Sets = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Sample one clip from a model folder."""
+    from ovi.diffusion.request import Request
+    from ovi.diffusion.sampler import Sampler
+    from ovi.media.encode import write_clip
+    from ovi.models.folder import load_model
+
+    settings = config.load(params, profile, sets)
+    voice, how = _voice(as_json), settings.sampling
+    request = Request(
+        prompt=prompt, seed=seed, image=image, steps=how.steps, shift=how.shift, solver=how.solver,
+        guidance_video=how.guidance_video, guidance_audio=how.guidance_audio, skip_layer=how.skip_layer,
+        negative_video=how.negative_video, negative_audio=how.negative_audio,
+    )  # fmt: skip
+    sampler = Sampler(load_model(model))
+    plan = sampler.plan([request])
+    voice.start("sampling", how.steps, "steps")
+    for last in sampler.run(plan):
+        voice.advance(step=last.index)
+    clip = sampler.decode(last)[0]
+    write_clip(out, clip.frames, settings.clip.fps, clip.audio, settings.clip.sample_rate, width=how.display_pixels)
+    voice.result(clip=str(out), frames=len(clip.frames), seed=seed)
+
+
+@config_app.command("show", epilog="Example: ovi config show --profile small --set seed=3")
+def config_show(params: Params = PARAMS, profile: Profile = None, sets: Sets = None, as_json: Json = False) -> None:
+    """Print the settings after profile and --set, as a params file."""
+    settings = config.load(params, profile, sets)
+    typer.echo(settings.model_dump_json(indent=2) if as_json else config.dump(settings), nl=as_json)
+
+
+def _voice(as_json: bool) -> Progress:
+    return reporter(as_json)
+
+
+def _join_commands() -> None:
+    """Commands of flows/ and services/ become commands of `ovi`."""
+    for point in sorted(entry_points(group="ovi.commands"), key=lambda point: point.name):
+        guest = point.load()
+        app.registered_commands += guest.registered_commands
+        app.registered_groups += guest.registered_groups
+
+
+def main() -> None:
+    """The console script: one line for what a user can mend, a traceback for what is our defect."""
+    _join_commands()
+    try:
+        app(standalone_mode=False)
+    except OviError as error:
+        _leave(one_line(error), error.exit_code)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except typer.Abort:
+        _leave("stopped", 130)
+    except KeyboardInterrupt:
+        _leave("stopped", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_FAILED)
+    except OSError as error:
+        _leave(one_line(error), EXIT_FAILED)
+    except Exception as error:
+        show = getattr(error, "show", None)  # click's usage errors print themselves
+        if show is None:
+            raise
+        show()
+        sys.exit(EXIT_CONFIG)
+
+
+def _leave(message: str, code: int) -> None:
+    print(f"ovi: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

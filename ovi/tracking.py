@@ -1,0 +1,173 @@
+"""MLflow: runs, metrics, files, dataset digests, the model registry. The only module that imports mlflow.
+
+MLflow records what happened; it never holds weights (the registry's source is the model folder's address, with its
+sha256 as a tag) and never decides an order. Metric timestamps are a function of the step, so that a step logged
+twice after a restart leaves one point. Importing mlflow takes two seconds, so this module does it on first use.
+Try it: `ovi ui`, then open the MLflow address.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ovi.config import Tracking
+from ovi.errors import OviError
+
+EPOCH_MS = 1_700_000_000_000  # step s of every run is logged at EPOCH_MS + 1000 s: replays overwrite themselves
+FLUSH_POINTS = 500
+
+
+class Run:
+    """One MLflow run. Opened by a stage it is the run named by MLFLOW_RUN_ID, if the caller set that."""
+
+    def __init__(self, client: Any, run_id: str, owned: bool) -> None:
+        self.id = run_id
+        self._client = client
+        self._owned = owned  # a run opened by our caller is closed by our caller
+        self._points: list[Any] = []
+
+    @classmethod
+    def open(
+        cls,
+        tracking: Tracking,
+        name: str,
+        parent: str | None = None,
+        tags: dict[str, str] | None = None,
+        key: str | None = None,
+    ) -> Run:
+        """The caller's run if MLFLOW_RUN_ID is set; else the newest run tagged ovi.key=`key`; else a new one.
+
+        Raises OviError when the tracking store cannot be reached.
+        """
+        client = _client(tracking.uri)
+        given = os.environ.get("MLFLOW_RUN_ID")
+        if given:
+            return cls(client, given, owned=False)
+        experiment = _experiment(tracking)
+        labels = {"mlflow.runName": name, **(tags or {})}
+        if key:
+            found = client.search_runs([experiment], filter_string=f"tags.`ovi.key` = '{key}'", max_results=1)
+            if found:
+                client.update_run(found[0].info.run_id, status="RUNNING")
+                return cls(client, found[0].info.run_id, owned=True)
+            labels["ovi.key"] = key
+        if parent:
+            labels["mlflow.parentRunId"] = parent
+        run = client.create_run(experiment, tags=labels, run_name=name)
+        return cls(client, run.info.run_id, owned=True)
+
+    def log_params(self, values: dict[str, Any], prefix: str = "") -> None:
+        """Nested settings, flattened with dots. A parameter that is already there keeps its value."""
+        from mlflow.entities import Param
+
+        known = self._client.get_run(self.id).data.params
+        new = {name: str(value)[:500] for name, value in flatten(values, prefix).items() if name not in known}
+        items = [Param(name, value) for name, value in sorted(new.items())]
+        for at in range(0, len(items), 100):
+            self._client.log_batch(self.id, params=items[at : at + 100])
+
+    def log_metrics(self, values: dict[str, float | None], step: int = 0) -> None:
+        """Numbers at a step; null ones are left out (their reason belongs in the stage's own files)."""
+        from mlflow.entities import Metric
+
+        at = EPOCH_MS + 1000 * step
+        self._points += [Metric(name, float(value), at, step) for name, value in values.items() if value is not None]
+        if len(self._points) >= FLUSH_POINTS:
+            self.flush()
+
+    def log_file(self, path: str | Path, folder: str = "") -> None:
+        self._client.log_artifact(self.id, str(path), folder or None)
+
+    def log_dataset(self, name: str, source: str, digest: str) -> None:
+        """A data version this run read: its name, where it is and its content hash (at most 36 characters are kept)."""
+        from mlflow.entities import Dataset, DatasetInput
+
+        entry = Dataset(name=name, digest=digest[:36], source_type="local", source=source)
+        self._client.log_inputs(self.id, datasets=[DatasetInput(entry, [])])
+
+    def set_tags(self, tags: dict[str, str]) -> None:
+        for name, value in sorted(tags.items()):
+            self._client.set_tag(self.id, name, value)
+
+    def flush(self) -> None:
+        points, self._points = self._points, []
+        for at in range(0, len(points), FLUSH_POINTS):
+            self._client.log_batch(self.id, metrics=points[at : at + FLUSH_POINTS])
+
+    def close(self, status: str = "FINISHED") -> None:
+        """Write what is buffered; end the run if it was opened here. `status`: FINISHED, FAILED or KILLED."""
+        self.flush()
+        if self._owned:
+            self._client.set_terminated(self.id, status)
+
+
+def register_version(tracking: Tracking, name: str, source: str, run_id: str | None, tags: dict[str, str]) -> str:
+    """The registry version of `name` with tags["digest"], made if there is none. Returns its number."""
+    from mlflow.exceptions import MlflowException
+
+    client = _client(tracking.uri)
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    for version in client.search_model_versions(f"name='{name}'"):
+        if version.tags.get("digest") == tags.get("digest"):
+            return str(version.version)
+    return str(client.create_model_version(name, source=source, run_id=run_id, tags=tags).version)
+
+
+def set_alias(tracking: Tracking, name: str, alias: str, version: str) -> None:
+    _client(tracking.uri).set_registered_model_alias(name, alias, version)
+
+
+def get_alias(tracking: Tracking, name: str, alias: str) -> str | None:
+    """The version an alias points at, None when there is no such model or alias."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(_client(tracking.uri).get_model_version_by_alias(name, alias).version)
+    except MlflowException:
+        return None
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        key = f"{prefix}.{name}" if prefix else str(name)
+        flat.update(flatten(value, key) if isinstance(value, dict) else {key: value})
+    return flat
+
+
+@cache
+def _client(uri: str) -> Any:
+    import logging
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        if uri.startswith("sqlite:///"):
+            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    except (MlflowException, OSError) as error:
+        raise OviError(f"tracking.uri: {uri} cannot be reached ({' '.join(str(error).split())})") from None
+
+
+def _experiment(tracking: Tracking) -> str:
+    from mlflow.exceptions import MlflowException
+
+    client = _client(tracking.uri)
+    found = client.get_experiment_by_name(tracking.experiment)
+    if found:
+        return str(found.experiment_id)
+    place = tracking.artifacts if "://" in tracking.artifacts else Path(tracking.artifacts).absolute().as_uri()
+    try:
+        return str(client.create_experiment(tracking.experiment, artifact_location=place))
+    except MlflowException:  # another stage made it in the same moment
+        return str(client.get_experiment_by_name(tracking.experiment).experiment_id)
