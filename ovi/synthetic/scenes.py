@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +24,24 @@ COLOURS: tuple[tuple[str, Colour], ...] = (  # the n-th colour sounds at the n-t
     ("red", (245, 40, 35)), ("white", (240, 240, 240)),
 )  # fmt: skip
 DARK: Colour = (10, 10, 14)
+GREY: Colour = (70, 70, 80)
+CAPTIONS = {
+    "blink": "A {colour} lamp blinks in the dark. <AUDCAP>Short {word} beeps.<ENDAUDCAP>",
+    "bounce": "A {colour} ball bounces on the floor. <AUDCAP>Hard {word} thuds.<ENDAUDCAP>",
+    "hammer": "A hammer strikes a {colour} bell. <AUDCAP>Clear {word} bell strokes.<ENDAUDCAP>",
+    "mouth": "A {colour} face says <S>{said}<E>. <AUDCAP>A {word} voice.<ENDAUDCAP>",
+    "slide": "A {colour} block slides to and fro. <AUDCAP>Rough {word} scraping.<ENDAUDCAP>",
+}
+MOMENTS = 16  # pictures averaged in one exposure
 SHUTTER = 0.5  # the part of a frame's time that exposes it: 180 degrees
 
 
 @dataclass(frozen=True)
 class Scene:
-    """frames uint8 [T, H, W, 3]; audio float32 [N]; events in s; box float32 [T, 4]: the source's y0 x0 y1 x1 in pixels."""
+    """What was rendered, and the truth about it.
+
+    frames uint8 [T, H, W, 3]; audio float32 [N]; events in s; box float32 [T, 4]: the sounding thing, y0 x0 y1 x1 pixels.
+    """
 
     name: str
     frames: NDArray[np.uint8]
@@ -60,24 +73,26 @@ class Stage:
 
     @property
     def clock(self) -> NDArray[np.float64]:
-        """Sample times in s, long enough for the last frame's exposure."""
-        return np.arange(max(self.samples, round(self.seconds * self.rate) + 1)) / self.rate
+        """Sample times [N] in s."""
+        return np.arange(self.samples) / self.rate
+
+    @property
+    def moments(self) -> NDArray[np.float64]:
+        """Ascending times [T * MOMENTS] in s at which the pictures are taken, all while a shutter is open."""
+        open_part = (np.arange(MOMENTS) + 0.5) * SHUTTER / MOMENTS
+        return ((np.arange(self.count)[:, None] + open_part) / self.fps).ravel()
 
     def exposed(self, signal: NDArray[np.floating]) -> Array:
-        """[T] the mean of `signal` (at `rate`, on `clock`) while each frame's shutter is open."""
-        total = np.concatenate([[0.0], np.cumsum(signal, dtype=np.float64)])
-        first = np.arange(self.count) * self.rate / self.fps
-        last = first + SHUTTER * self.rate / self.fps
-        places = np.arange(len(total))
-        return ((np.interp(last, places, total) - np.interp(first, places, total)) / (last - first)).astype(np.float32)
+        """[T, 1, 1] the mean over each frame's exposure of a signal given at `moments`."""
+        return signal.reshape(self.count, MOMENTS).mean(axis=1, dtype=np.float64).astype(np.float32)[:, None, None]
 
     def grid(self) -> tuple[Array, Array]:
         """Pixel centres y [H, 1] from 0 at the top and x [1, W] from the middle, in shorter sides."""
         height, width = self.size
         unit = min(self.size)
-        y = ((np.arange(height, dtype=np.float32) + 0.5 - height / 2) / unit + 0.5)[:, None]
-        x = ((np.arange(width, dtype=np.float32) + 0.5 - width / 2) / unit)[None, :]
-        return y, x
+        y = ((np.arange(height) + 0.5 - height / 2) / unit + 0.5)[:, None]
+        x = ((np.arange(width) + 0.5 - width / 2) / unit)[None, :]
+        return y.astype(np.float32), x.astype(np.float32)
 
     def cover(self, distance: Array) -> Array:
         """Coverage 0..1 of each pixel from its signed distance to a shape's edge (shorter sides, negative inside)."""
@@ -88,7 +103,7 @@ class Stage:
         height, width = self.size
         unit = min(self.size)
         edges = [(y0, height / 2 - unit / 2), (x0, width / 2), (y1, height / 2 - unit / 2), (x1, width / 2)]
-        columns = [np.broadcast_to(np.asarray(value) * unit + offset, self.count) for value, offset in edges]
+        columns = [np.broadcast_to(np.ravel(value) * unit + offset, self.count) for value, offset in edges]
         return np.stack(columns, axis=1).astype(np.float32)
 
 
@@ -96,150 +111,170 @@ def render(
     scene: str, seed: int, *, fps: int = 24, frames: int = 121, size: tuple[int, int] = (64, 64),
     rate: int = 16000, samples: int | None = None, colour: str | None = None,
 ) -> Scene:  # fmt: skip
-    """The scene named `scene`, the same for equal (scene, seed). `size` is (H, W); `colour` fixes what is otherwise drawn.
+    """The scene named `scene`, the same for equal (scene, seed). `size` is (H, W); `colour` fixes what else is random.
 
-    samples=None is the clip's whole centiseconds: 80,640 for 121 frames. Raises ValueError for an unknown scene or colour.
+    samples=None is the clip's whole centiseconds: 80,640 for 121 frames. Raises ValueError for an unknown scene.
     """
     if scene not in _SCENES:
         raise ValueError(f"scene {scene!r} is unknown; there are {', '.join(SCENES)}")
     rng = sounds.generator("scene", scene, seed)
     names = [name for name, _ in COLOURS]
-    drawn = int(rng.integers(len(COLOURS)))
-    step = drawn if colour is None else names.index(colour)
+    random_step = int(rng.integers(len(COLOURS)))
+    step = random_step if colour is None else names.index(colour)
     samples = int(frames / fps * 100) * rate // 100 if samples is None else samples
     stage = Stage(rng, step, fps, frames, size, rate, samples)
-    picture, audio, events, words, box = _SCENES[scene](stage)
-    caption = words.format(colour=names[step], word=sounds.PITCH_WORDS[step])
-    return Scene(scene, picture, sounds.finish(rng, audio[:samples]), [float(e) for e in events], caption, box)
+    drawn = _SCENES[scene](stage)
+    caption = CAPTIONS[scene].format(colour=names[step], word=sounds.PITCH_WORDS[step], said=drawn.said)
+    return Scene(scene, drawn.frames, sounds.finish(rng, drawn.audio), drawn.events, caption, drawn.box)
 
 
-Drawn = tuple[NDArray[np.uint8], Array, Sequence[float], str, Array]
+Layers = Sequence[tuple[Array, Colour]]  # coverage [H, W] or [T, H, W] of a colour, from the back to the front
+
+
+class Drawn(NamedTuple):
+    frames: NDArray[np.uint8]
+    audio: Array
+    events: list[float]
+    box: Array
+    said: str = ""
 
 
 def _blink(stage: Stage) -> Drawn:
     rng = stage.rng
-    lengths = rng.uniform(0.12, 0.45, int(rng.integers(4, 9)))
-    while lengths.sum() + 0.25 * len(lengths) > stage.seconds - 0.3 and len(lengths) > 1:
-        lengths = lengths[:-1]
-    starts = 0.04 + sounds.spread(rng, list(lengths), stage.seconds - 0.08, 0.25)
-    lit = stage.exposed(sounds.gates(starts, lengths, len(stage.clock), stage.rate))
+    lengths = _fitting(rng.uniform(0.12, 0.45, int(rng.integers(4, 9))), stage.seconds, 0.25)
+    starts = sounds.spread(rng, lengths, stage.seconds, 0.25)
+    lit = stage.exposed(sounds.gates(starts, lengths, stage.moments, 1e-6))
     radius, cy, cx = rng.uniform(0.27, 0.31), 0.5 + rng.uniform(-0.03, 0.03), rng.uniform(-0.03, 0.03)
     y, x = stage.grid()
     lamp = stage.cover(np.hypot(y - cy, x - cx) - radius)
-    level = 0.06 + 0.94 * lit[:, None, None]  # an unlit lamp keeps a trace of its colour
-    frames = _paint(stage, [(lamp, DARK), (lamp * level, stage.colour)])
-    audio = sounds.beeps(starts, lengths, 400 * 2 ** (stage.step / 2), stage.samples, stage.rate)
+    glow = 0.06 + 0.94 * lit  # an unlit lamp keeps a trace of its colour
+    frames = _paint(stage, lambda part: [(lamp * glow[part], stage.colour)])
+    audio = sounds.beeps(starts, lengths, sounds.beep_pitch(stage.step), stage.clock)
     box = stage.boxes(cy - radius, cx - radius, cy + radius, cx + radius)
-    return frames, audio, starts, "A {colour} lamp blinks in the dark. <AUDCAP>Short {word} beeps.<ENDAUDCAP>", box
+    return Drawn(frames, audio, starts, box)
 
 
 def _bounce(stage: Stage) -> Drawn:
     rng, gravity, floor = stage.rng, 4.4, 0.92
-    radius, cx = rng.uniform(0.17, 0.2), rng.uniform(-0.06, 0.06)
+    radius, cx = rng.uniform(0.18, 0.21), rng.uniform(-0.06, 0.06)
     flights, restitution = [float(rng.uniform(0.55, 0.85))], rng.uniform(0.72, 0.88)
     while sum(flights) < stage.seconds + 1:
         low = flights[-1] * restitution < 0.36  # too low to see: the ball is thrown up again
         flights.append(float(rng.uniform(0.6, 0.85) if low else flights[-1] * restitution))
     impacts = np.cumsum(flights) - rng.uniform(0.1, 0.9) * flights[0]
-    clock = stage.clock
-    flight = np.searchsorted(impacts, clock)
-    since = clock - (impacts - flights)[flight]
-    height = 0.5 * gravity * since * (np.asarray(flights)[flight] - since)
-    cy = stage.exposed(floor - radius - height)
+    flight = np.searchsorted(impacts, stage.moments)
+    since, length = stage.moments - (impacts - flights)[flight], np.asarray(flights)[flight]
+    cy = stage.exposed(floor - radius - 0.5 * gravity * since * (length - since))
     y, x = stage.grid()
-    ball = stage.cover(np.sqrt(np.square(y - cy[:, None, None]) + np.square(x - np.float32(cx))) - np.float32(radius))
-    frames = _paint(stage, [(stage.cover(floor - y + 0 * x), (70, 70, 80)), (ball, stage.colour)])
-    heard = impacts < stage.seconds
-    gains = np.asarray(flights)[heard] / 0.85
-    audio = sounds.strikes(impacts[heard], gains, 110 * 2 ** (stage.step / 2), stage.samples, stage.rate)
+    ground, aside = stage.cover(floor - y + 0 * x), np.square(x - cx)
+    frames = _paint(
+        stage,
+        lambda part: [(ground, GREY), (stage.cover(np.sqrt(np.square(y - cy[part]) + aside) - radius), stage.colour)],
+    )
+    heard = impacts[impacts < stage.seconds].tolist()
+    gains = [flight / 0.85 for flight in flights[: len(heard)]]  # the speed at impact grows with the flight
+    audio = sounds.strikes(heard, gains, sounds.thud_pitch(stage.step), sounds.THUD, stage.samples, stage.rate)
     box = stage.boxes(cy - radius, cx - radius, cy + radius, cx + radius)
-    return frames, audio, impacts[heard], "A {colour} ball bounces on the floor. <AUDCAP>Hard {word} thuds.<ENDAUDCAP>", box
+    return Drawn(frames, audio, heard, box)
 
 
 def _hammer(stage: Stage) -> Drawn:
-    rng, swing, rest = stage.rng, 0.2, 0.06
+    rng, swing, rest, now = stage.rng, 0.2, 0.06, stage.moments
     hits = np.cumsum(rng.uniform(0.55, 1.25, int(stage.seconds / 0.55) + 2)) - rng.uniform(0.1, 0.3)
-    raised, clock = rng.uniform(0.9, 1.1), stage.clock
-    coming = np.searchsorted(hits, clock)
-    before = np.concatenate([[-9.0], hits])
-    since, until = clock - before[coming], hits[np.minimum(coming, len(hits) - 1)] - clock
-    gap = np.maximum(since + until - swing - rest, 1e-3)
-    lift = np.clip((since - rest) / np.minimum(gap, 0.45), 0, 1)
-    lift = lift * lift * (3 - 2 * lift)
+    coming = np.searchsorted(hits, now)
+    since, until = now - np.concatenate([[-9.0], hits])[coming], hits[coming] - now
+    lift = np.clip((since - rest) / np.minimum(since + until - swing - rest, 0.45), 0, 1)
     fall = np.clip(1 - until / swing, 0, 1)  # accelerates, then stops at once
-    angle = stage.exposed(raised * lift * (1 - fall * fall))
+    angle = stage.exposed(rng.uniform(0.9, 1.1) * lift * lift * (3 - 2 * lift) * (1 - fall * fall))
+    cos, sin = np.cos(angle), np.sin(angle)
     y, x = stage.grid()
-    py, px, reach = 0.56, -0.42, 0.6
-    cos, sin = np.cos(angle)[:, None, None], np.sin(angle)[:, None, None]
-    along = (x - px) * cos - (y - py) * sin
-    across = (x - px) * sin + (y - py) * cos
-    handle = stage.cover(np.hypot(along - np.clip(along, 0, reach), across) - np.float32(0.045))
-    head = stage.cover(np.maximum(np.abs(along - reach) - np.float32(0.12), np.abs(across) - np.float32(0.17)))
-    top, bx = py + 0.17, px + reach
-    bell = stage.cover(np.maximum(np.hypot(y - (top + 0.24), x - bx) - 0.24, y - 1.1))
-    frames = _paint(stage, [(bell, stage.colour), (handle, (120, 80, 45)), (head, (165, 165, 175))])
-    heard = hits[hits < stage.seconds]
-    gains = rng.uniform(0.8, 1.0, len(heard))
-    audio = sounds.strikes(heard, gains, 500 * 2 ** (stage.step / 2), stage.samples, stage.rate, sounds.BELL)
-    box = stage.boxes(top - 0.34, bx - 0.24, 1.0, bx + 0.24)
-    return frames, audio, heard, "A hammer strikes a {colour} bell. <AUDCAP>Clear {word} bell strokes.<ENDAUDCAP>", box
+    pivot_y, pivot_x, reach = 0.56, -0.42, 0.6
+    top, bell_x = pivot_y + 0.17, pivot_x + reach
+    bell = stage.cover(np.hypot(y - (top + 0.24), x - bell_x) - 0.24)
+
+    def layers(part: slice) -> Layers:
+        along = (x - pivot_x) * cos[part] - (y - pivot_y) * sin[part]
+        across = np.abs((x - pivot_x) * sin[part] + (y - pivot_y) * cos[part])
+        handle = stage.cover(np.maximum(np.abs(along - reach / 2) - reach / 2, across - 0.045))
+        head = stage.cover(np.maximum(np.abs(along - reach) - 0.12, across - 0.17))
+        return [(bell, stage.colour), (handle, (120, 80, 45)), (head, (165, 165, 175))]
+
+    heard = hits[hits < stage.seconds].tolist()
+    gains, pitch = rng.uniform(0.8, 1.0, len(heard)).tolist(), sounds.bell_pitch(stage.step)
+    audio = sounds.strikes(heard, gains, pitch, sounds.BELL, stage.samples, stage.rate)
+    box = stage.boxes(top - 0.34, bell_x - 0.24, 1.0, bell_x + 0.24)
+    return Drawn(_paint(stage, layers), audio, heard, box)
 
 
 def _mouth(stage: Stage) -> Drawn:
     rng = stage.rng
     count = min(int(rng.integers(4, 9)), max(1, int(stage.seconds / 0.6)))
     spoken = sounds.draw_syllables(rng, stage.seconds, count, sounds.voice_pitch(stage.step))
-    opening = stage.exposed(sounds.syllable_envelope(spoken, len(stage.clock), stage.rate))
-    cx, cy = rng.uniform(-0.02, 0.02), 0.5 + rng.uniform(-0.02, 0.02)
+    tall = 0.02 + 0.19 * stage.exposed(sounds.envelope(spoken, stage.moments))  # half axes of the mouth
+    wide = 0.24
+    cy, cx = 0.5 + rng.uniform(-0.02, 0.02), rng.uniform(-0.02, 0.02)
     y, x = stage.grid()
     face = stage.cover(np.hypot(y - cy, x - cx) - 0.46)
-    eyes = stage.cover(np.minimum(np.hypot(y - cy + 0.17, x - cx - 0.17), np.hypot(y - cy + 0.17, x - cx + 0.17)) - 0.06)
-    tall = (0.02 + 0.19 * opening)[:, None, None]  # half axes of the mouth: height follows the voice
-    wide = np.float32(0.24)
-    radial = np.sqrt(np.square((y - np.float32(cy + 0.16)) / tall) + np.square((x - np.float32(cx)) / wide))
-    mouth = stage.cover((radial - 1) * np.minimum(tall, wide))
-    skin: Colour = tuple(int(0.75 * c + 20) for c in stage.colour)  # type: ignore[assignment]
-    frames = _paint(stage, [(face, skin), (eyes, DARK), (mouth, (25, 0, 10))])
-    audio = sounds.voice(rng, spoken, stage.samples, stage.rate)
-    words = " ".join(syllable.text for syllable in spoken)
-    box = stage.boxes(cy - 0.05, cx - 0.24, cy + 0.37, cx + 0.24)
-    caption = f"A {{colour}} face says <S>{words}<E>. <AUDCAP>A {{word}} voice.<ENDAUDCAP>"
-    return frames, audio, [syllable.start for syllable in spoken], caption, box
+    eyes = stage.cover(np.hypot(y - cy + 0.17, np.abs(x - cx) - 0.17) - 0.06)
+    red, green, blue = (int(0.75 * c + 20) for c in stage.colour)
+    down, aside = y - (cy + 0.16), np.square((x - cx) / wide)
+
+    def layers(part: slice) -> Layers:
+        radial = np.sqrt(np.square(down / tall[part]) + aside)
+        mouth = stage.cover((radial - 1) * np.minimum(tall[part], wide))
+        return [(face, (red, green, blue)), (eyes, DARK), (mouth, (25, 0, 10))]
+
+    audio = sounds.voice(rng, spoken, stage.clock, stage.rate)
+    box = stage.boxes(cy - 0.05, cx - wide, cy + 0.37, cx + wide)
+    said = " ".join(syllable.text for syllable in spoken)
+    return Drawn(_paint(stage, layers), audio, [syllable.start for syllable in spoken], box, said)
 
 
 def _slide(stage: Stage) -> Drawn:
-    rng, half, room = stage.rng, 0.2, 0.28
-    lengths = rng.uniform(0.3, 0.75, int(rng.integers(4, 7)))
-    while lengths.sum() + 0.15 * len(lengths) > stage.seconds - 0.3 and len(lengths) > 1:
-        lengths = lengths[:-1]
-    starts = 0.04 + sounds.spread(rng, list(lengths), stage.seconds - 0.08, 0.15)
-    stops = [float(rng.choice([-1, 1]) * rng.uniform(0.2, room))]
-    for _ in lengths:  # always to the other side, so that every stroke is long enough to see
-        stops.append(float(-np.sign(stops[-1]) * rng.uniform(0.14, room)))
-    clock = stage.clock
-    place, speed = np.full(len(clock), stops[0]), np.zeros(len(clock))
-    for start, length, origin, stop in zip(starts, lengths, stops, stops[1:], strict=False):
-        part = np.clip((clock - start) / length, 0, 1)
+    rng, half, room, cy = stage.rng, 0.22, 0.27, 0.58
+    lengths = _fitting(rng.uniform(0.3, 0.75, int(rng.integers(4, 7))), stage.seconds, 0.15)
+    starts = sounds.spread(rng, lengths, stage.seconds, 0.15)
+    stop = float(rng.choice([-1, 1]) * rng.uniform(0.14, room))
+    place, speed = np.full(len(stage.moments), stop), np.zeros(stage.samples, np.float32)
+    for start, length in zip(starts, lengths, strict=True):
+        origin, stop = stop, -np.sign(stop) * rng.uniform(0.14, room)  # to the other side: long enough to see
+        part = np.clip((stage.moments - start) / length, 0, 1)
         place += (stop - origin) * (part - np.sin(2 * np.pi * part) / (2 * np.pi))
-        speed += abs(stop - origin) / length * (1 - np.cos(2 * np.pi * part))
+        moving = slice(*np.searchsorted(stage.clock, (start, start + length)))
+        wave = 1 - np.cos(2 * np.pi * (stage.clock[moving] - start) / length)
+        speed[moving] = abs(stop - origin) / length * wave
     cx = stage.exposed(place)
     y, x = stage.grid()
-    cy = 0.6
-    block = stage.cover(np.maximum(np.abs(x - cx[:, None, None]) - np.float32(half), np.abs(y - np.float32(cy)) - np.float32(half)))
-    frames = _paint(stage, [(stage.cover(cy + half - y + 0 * x), (70, 70, 80)), (block, stage.colour)])
-    audio = sounds.friction(rng, speed[: stage.samples].astype(np.float32), 400 * 2 ** (0.75 * stage.step), stage.rate)
+    ground, aside = stage.cover(cy + half - y + 0 * x), np.abs(y - cy) - half
+    frames = _paint(
+        stage,
+        lambda part: [(ground, GREY), (stage.cover(np.maximum(np.abs(x - cx[part]) - half, aside)), stage.colour)],
+    )
+    audio = sounds.friction(rng, speed, sounds.scrape_pitch(stage.step), stage.rate)
     box = stage.boxes(cy - half, cx - half, cy + half, cx + half)
-    return frames, audio, starts, "A {colour} block slides to and fro. <AUDCAP>Rough {word} scraping.<ENDAUDCAP>", box
+    return Drawn(frames, audio, starts, box)
 
 
-def _paint(stage: Stage, layers: Sequence[tuple[Array, Colour]]) -> NDArray[np.uint8]:
-    """uint8 [T, H, W, 3]: each layer's colour over what is below it; a layer is coverage [H, W] or [T, H, W]."""
+def _fitting(lengths: NDArray[np.float64], seconds: float, gap: float) -> list[float]:
+    """As many of the intervals as fit into a short scene with their gaps and some room to move."""
+    kept = [float(length) for length in lengths]
+    while len(kept) > 1 and sum(kept) + gap * len(kept) > seconds - 0.3:
+        kept.pop()
+    return kept
+
+
+def _paint(stage: Stage, layers: Callable[[slice], Layers]) -> NDArray[np.uint8]:
+    """uint8 [T, H, W, 3]: each layer's colour over what is below it. `layers` gives those of a slice of the frames."""
     out = np.empty((stage.count, *stage.size, 3), np.uint8)
-    for channel in range(3):
-        plane = np.full(stage.size, DARK[channel], np.float32)
-        for coverage, colour in layers:
-            plane = plane + coverage * (colour[channel] - plane)
-        out[..., channel] = plane + np.float32(0.5)
+    few = max(1, 24_000 // (stage.size[0] * stage.size[1]))  # frames at a time: planes that stay in the cache
+    for first in range(0, stage.count, few):
+        part = slice(first, min(first + few, stage.count))
+        painted = layers(part)
+        for channel in range(3):
+            plane = np.full(stage.size, DARK[channel], np.float32)
+            for coverage, colour in painted:
+                plane = plane + coverage * (colour[channel] - plane)
+            out[part, ..., channel] = plane + 0.5
     return out
 
 
