@@ -1,0 +1,107 @@
+"""Captions with tags: `what is seen, <S>what is said<E>. <AUDCAP>what is heard<ENDAUDCAP>` (paper 3.3), strictly parsed.
+
+A caption comes from a file beside the source, or else from a template filled with what was measured; the manifest
+says which. It does not know what is in the picture: a captioning network would be a third origin.
+Try it: `python -c "from ovi.curation.captions import parse; print(parse('A cat. <AUDCAP>Purring.<ENDAUDCAP>'))"`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ovi.errors import OviError, one_line
+
+SIDECAR, TEMPLATE = "sidecar", "template-v1"
+SPEECH, SPEECH_END, SOUND, SOUND_END = "<S>", "<E>", "<AUDCAP>", "<ENDAUDCAP>"
+_TOKEN = re.compile("(<S>|<E>|<AUDCAP>|<ENDAUDCAP>|[<>])")
+
+
+class CaptionError(OviError):
+    """A caption that breaks the grammar; the message names the first thing that is wrong."""
+
+
+@dataclass(frozen=True)
+class Caption:
+    """`visual` keeps its <S>speech<E> tags; `sound` is the text between the sound tags. str() is the caption again."""
+
+    visual: str
+    sound: str
+
+    @property
+    def speech(self) -> list[str]:
+        """What is said, in order."""
+        return [said.partition(SPEECH_END)[0] for said in self.visual.split(SPEECH)[1:]]
+
+    def __str__(self) -> str:
+        return f"{self.visual} {SOUND}{self.sound}{SOUND_END}".strip()
+
+
+def parse(text: str) -> Caption:
+    """The parts of a caption; white space is collapsed. CaptionError when it breaks the grammar.
+
+    The grammar: text, in which balanced, not nested <S>...<E> hold speech that is not empty; then, at the very end,
+    exactly one <AUDCAP>...<ENDAUDCAP>, not empty and without tags inside. Angle brackets occur in tags only.
+    """
+    opened: str | None = None
+    bodies: dict[str, str] = {}
+    parts = _TOKEN.split(" ".join(text.split()))
+    for token, body in zip(parts[1::2], parts[2::2], strict=True):
+        if token in "<>":
+            raise CaptionError(f"caption: a stray {token!r}; angle brackets belong to {SPEECH}, {SOUND} and their ends")
+        if SOUND_END in bodies:
+            raise CaptionError(f"caption: {token} after {SOUND_END}, which ends a caption")
+        if token in (SPEECH, SOUND):
+            if opened:
+                raise CaptionError(f"caption: {token} inside {opened}")
+            if not body.strip():
+                raise CaptionError(f"caption: nothing said or heard after {token}")
+            opened = token
+        else:
+            start = SPEECH if token == SPEECH_END else SOUND
+            if opened != start:
+                raise CaptionError(f"caption: {token} without {start} before it")
+            opened = None
+        bodies[token] = body
+    if opened:
+        raise CaptionError(f"caption: {opened} is never closed")
+    if SOUND not in bodies:
+        raise CaptionError(f"caption: no {SOUND}...{SOUND_END} at its end")
+    if bodies[SOUND_END]:
+        raise CaptionError(f"caption: text after {SOUND_END}")
+    visual = "".join(parts[: parts.index(SOUND)])
+    return Caption(visual.strip(), bodies[SOUND].strip())
+
+
+def read_sidecar(media: Path) -> dict[str, Any]:
+    """What `<stem>.json` or `<stem>.txt` (a caption alone) beside a media file says; {} when there is neither.
+
+    Raises CaptionError when the file is there and cannot be understood.
+    """
+    described, written = media.with_suffix(".json"), media.with_suffix(".txt")
+    try:
+        if described.is_file():
+            values = json.loads(described.read_text(encoding="utf-8"))
+            if not isinstance(values, dict):
+                raise CaptionError(f"{described.name}: must hold an object, holds {type(values).__name__}")
+            return values
+        if written.is_file():
+            return {"caption": written.read_text(encoding="utf-8")}
+    except (OSError, ValueError) as error:
+        raise CaptionError(f"{described.name}: cannot be read: {one_line(error)}") from None
+    return {}
+
+
+def video_words(brightness: float, flow: float) -> str:
+    """A visual sentence from mean luma (0..1) and motion (frame diagonals in half a second)."""
+    light = "dark" if brightness < 0.2 else "bright" if brightness > 0.6 else "softly lit"
+    pace = "very little motion" if flow < 0.003 else "fast motion" if flow > 0.05 else "motion"
+    return f"A {light} video clip with {pace}."
+
+
+def sound_words(volume_db: float) -> str:
+    """A sound sentence from mean volume (dB of full scale)."""
+    return "Quiet sound." if volume_db < -35 else "Loud sound." if volume_db > -18 else "Sound."
