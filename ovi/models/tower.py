@@ -1,0 +1,211 @@
+"""One tower of the twin backbone: from latents to tokens, and from tokens back to a velocity.
+
+Both towers have the same blocks and the released models' key names at any width; they differ in how latents become
+tokens. A tower knows nothing of the other one.
+Try it: `pytest tests/models/test_fusion.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ovi.models import rope
+from ovi.models.block import Block, Stream, modulated
+
+
+@dataclass(frozen=True)
+class TowerConfig:
+    """Sizes of a tower; the released ones are the defaults (paper Table 1)."""
+
+    modality: Literal["video", "audio"]
+    patch_size: tuple[int, ...]  # (1, 2, 2) for video, (1,) for audio
+    in_dim: int  # latent channels
+    out_dim: int
+    dim: int = 3072
+    ffn_dim: int = 14336
+    freq_dim: int = 256
+    heads: int = 24
+    layers: int = 30
+    text_dim: int = 4096
+    text_len: int = 512  # keys of text every token attends to, padded ones included
+    eps: float = 1e-6
+    rope_scale: float = 1.0  # of the audio tower: video latents a second over audio latents a second
+
+
+class Tower(nn.Module):
+    def __init__(self, config: TowerConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.dim
+        self.patch_embedding = VideoPatch(config) if config.modality == "video" else AudioPatch(config)
+        self.text_embedding = nn.Sequential(
+            nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim)
+        )
+        self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.blocks = nn.ModuleList(Block(dim, config.ffn_dim, config.heads, config.eps) for _ in range(config.layers))
+        self.head = Head(dim, math.prod(config.patch_size) * config.out_dim, config.eps)
+
+    def open(
+        self, latents: Tensor, t: Tensor, text: Tensor, lens: Tensor | None = None, clean: Tensor | None = None
+    ) -> Stream:
+        """Latents -> tokens. latents [B, C, F, H, W] or [B, L, C], t [B] in 0..1000, text [B, N, T] zero-padded.
+
+        lens [B] are audio lengths where they differ; clean [B] says which samples' first video frame has t=0.
+        """
+        config, head_dim = self.config, self.config.dim // self.config.heads
+        latents, text = (x.to(self.head.head.weight.dtype) for x in (latents, text))
+        grid: tuple[int, ...]
+        if config.modality == "video":
+            x = self.patch_embedding(latents)
+            grid = tuple(size // patch for size, patch in zip(latents.shape[2:], config.patch_size, strict=True))
+            table = rope.video_table(*grid, head_dim, x.device)
+        else:
+            x = self.patch_embedding(latents, lens)
+            grid = (x.shape[1],)
+            table = rope.audio_table(*grid, head_dim, config.rope_scale, x.device)
+        time, modulation = self._embed_time(t, clean, grid[0])
+        context, text_bias = self._embed_text(text)
+        bias = None if lens is None else key_bias(lens, x.shape[1])
+        return Stream(x, time, modulation, context, text_bias, table, bias, grid)
+
+    def close(self, s: Stream) -> Tensor:
+        """Tokens -> velocity in the latents' layout, float32."""
+        y = self.head(s.x, s.time).float()
+        if self.config.modality == "audio":
+            return y
+        y = y.unflatten(1, s.grid).unflatten(-1, (*self.config.patch_size, self.config.out_dim))
+        return y.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+    def forward(
+        self,
+        latents: Tensor,
+        t: Tensor,
+        text: Tensor,
+        lens: Tensor | None = None,
+        clean: Tensor | None = None,
+        skip_layer: int = -1,
+    ) -> Tensor:
+        """The velocity by this tower alone; the fusion parameters are not used."""
+        s = self.open(latents, t, text, lens, clean)
+        for i, block in enumerate(self.blocks):
+            if i != skip_layer or i == 0:
+                s.x = block(s.x, s)
+        return self.close(s)
+
+    def _embed_time(self, t: Tensor, clean: Tensor | None, frames: int) -> tuple[Tensor, Tensor]:
+        """Time embedding [B, R, D] and modulation [B, R, 6, D]: R=1, or R=frames where first frames may be clean."""
+        t = t[:, None]
+        if clean is not None:
+            t = torch.cat((t.masked_fill(clean[:, None], 0), t), dim=1)
+        e = self.time_embedding(sinusoid(t, self.config.freq_dim).to(self.head.head.weight.dtype))
+        e0 = self.time_projection(e).unflatten(-1, (6, -1))
+        if clean is None:
+            return e, e0
+        return _for_frames(e, frames), _for_frames(e0, frames)
+
+    def _embed_text(self, text: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Text keys [B, N', D] and their bias [1, N'].
+
+        Every text is padded with zero rows to text_len and all rows are attended (released behaviour). The rows past
+        the batch's longest text are all the same, so one of them with the bias log(their number) stands for all.
+        """
+        folded = self.config.text_len - text.shape[1]
+        if folded < 0:
+            raise ValueError(f"text of {text.shape[1]} tokens, this tower takes {self.config.text_len}")
+        if folded == 0:
+            return self.text_embedding(text), None
+        bias = torch.zeros(1, text.shape[1] + 1, device=text.device)
+        bias[:, -1] = math.log(folded)
+        return self.text_embedding(F.pad(text, (0, 0, 0, 1))), bias
+
+
+class VideoPatch(nn.Conv3d):
+    """Patches of latents -> tokens, columns fastest. The stride is the kernel, so it is one matrix product."""
+
+    def __init__(self, config: TowerConfig) -> None:
+        t, h, w = config.patch_size
+        super().__init__(config.in_dim, config.dim, (t, h, w), (t, h, w))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[B, C, F, H, W] -> [B, L, D]."""
+        t, h, w = self.kernel_size
+        x = input.unflatten(4, (-1, w)).unflatten(3, (-1, h)).unflatten(2, (-1, t))
+        x = x.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4).flatten(1, 3)
+        return F.linear(x, self.weight.flatten(1), self.bias)
+
+
+class AudioPatch(nn.Sequential):
+    """Latents -> tokens by convolutions over time, the only thing that tells neighbours apart below the blocks."""
+
+    def __init__(self, config: TowerConfig) -> None:
+        super().__init__(
+            nn.Conv1d(config.in_dim, config.dim, 7, padding=3), nn.SiLU(), ConvMLP(config.dim, config.dim * 8 // 3)
+        )
+
+    def forward(self, input: Tensor, lens: Tensor | None = None) -> Tensor:
+        """[B, L, C] -> [B, L, D]; nothing past a sample's length leaks into it."""
+        mask = None if lens is None else valid(lens, input.shape[1])[:, None]
+        conv, act, mlp = self
+        x = input.transpose(1, 2)
+        x = act(conv(x if mask is None else x * mask))
+        return mlp(x if mask is None else x * mask, mask).transpose(1, 2)
+
+
+class ConvMLP(nn.Module):
+    """w2(SiLU(w1 x) * w3 x), kernel 7, channels rounded up to a multiple of 256."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        hidden = 256 * math.ceil(hidden / 256)
+        self.w1 = nn.Conv1d(dim, hidden, 7, padding=3, bias=False)
+        self.w2 = nn.Conv1d(hidden, dim, 7, padding=3, bias=False)
+        self.w3 = nn.Conv1d(dim, hidden, 7, padding=3, bias=False)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        y = F.silu(self.w1(x)) * self.w3(x)
+        return self.w2(y if mask is None else y * mask)
+
+
+class Head(nn.Module):
+    def __init__(self, dim: int, out: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.head = nn.Linear(dim, out)
+        self.modulation = nn.Parameter(torch.empty(1, 2, dim))
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """x [B, L, D], time [B, R, D] -> [B, L, out]."""
+        shift, scale = (self.modulation + time.unsqueeze(2)).unsqueeze(3).unbind(2)
+        return self.head(modulated(x, shift, scale, self.eps))
+
+
+def _for_frames(rows: Tensor, frames: int) -> Tensor:
+    """[B, 2, ...] -> [B, frames, ...]: the first row for the first frame, the second for all others."""
+    return torch.cat((rows[:, :1], rows[:, 1:].expand(-1, frames - 1, *rows.shape[2:])), dim=1)
+
+
+def sinusoid(t: Tensor, width: int) -> Tensor:
+    """[...] -> [..., width], cosines first. In float64, because t reaches 1000 and float32 angles would be 6e-5 off."""
+    half = width // 2
+    ladder = 10_000 ** (-torch.arange(half, dtype=torch.float64, device=t.device) / half)
+    angles = t.double()[..., None] * ladder
+    return torch.cat((angles.cos(), angles.sin()), dim=-1)
+
+
+def valid(lens: Tensor, length: int) -> Tensor:
+    """[B] -> [B, length], True for tokens that exist."""
+    return torch.arange(length, device=lens.device) < lens[:, None]
+
+
+def key_bias(lens: Tensor, length: int) -> Tensor:
+    """[B] -> [B, 1, 1, length], -inf for keys that do not exist."""
+    return torch.zeros(len(lens), length, device=lens.device).masked_fill(~valid(lens, length), -math.inf)[
+        :, None, None
+    ]
