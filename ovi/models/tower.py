@@ -155,7 +155,8 @@ class AudioPatch(nn.Sequential):
         conv, act, mlp = self
         x = input.transpose(1, 2)
         x = act(conv(x if mask is None else x * mask))
-        return mlp(x if mask is None else x * mask, mask).transpose(1, 2)
+        # Contiguous once here, or every norm of every block would copy its input and its gradient.
+        return mlp(x if mask is None else x * mask, mask).transpose(1, 2).contiguous()
 
 
 class ConvMLP(nn.Module):
