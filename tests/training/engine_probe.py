@@ -1,0 +1,97 @@
+"""What test_engine.py runs in rank processes: `python engine_probe.py RANK RANKS MEETING OUT`.
+
+One DeepSpeed import for all cases. Writes OUT/<case>.safetensors (weights and moments) and OUT/losses.json.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ovi import config
+from ovi.config import Stage, Training
+from ovi.training import engine as engines
+
+STAGE = Stage(steps=20, batch=8, lr=1e-2, betas=(0.9, 0.95), clip_norm=0.5)
+
+
+class Toy(nn.Module):
+    """Two layers used twice a step, one of them frozen, and a weight no loss ever reaches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open, self.body, self.frozen, self.close = (nn.Linear(7, 7) for _ in range(4))
+        self.unused = nn.Linear(3, 3)
+        draw = torch.Generator().manual_seed(0)
+        for weight in self.parameters():
+            nn.init.normal_(weight, std=0.5, generator=draw)
+        self.frozen.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.open(x.to(self.open.weight.dtype))
+        for _ in range(2):
+            x = self.frozen(torch.tanh(self.body(x)))
+        return self.close(x).float()
+
+
+def training(**values: object) -> Training:
+    base = config.load(Path(__file__).parents[2] / "params.yaml").training
+    return base.model_copy(update=values)
+
+
+def batch(step: int, rank: int, ranks: int) -> tuple[Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(step)
+    x = torch.randn(STAGE.batch, 7, generator=draw)
+    return x[rank::ranks], x.flip(1)[rank::ranks] ** 2
+
+
+def run(engine: engines.Engine, first: int, last: int) -> list[float]:
+    losses = []
+    for step in range(first, last):
+        x, y = batch(step, engine.rank, engine.ranks)
+        loss = ((engine.forward(x) - y) ** 2).mean()
+        engine.step(loss, lr=STAGE.lr * (0.5 if step > 10 else 1.0))
+        losses.append(float(engine.total(loss)) / engine.ranks)
+    return losses
+
+
+def save(state: engines.State, path: Path) -> None:
+    moments = {f"{kind}.{name}": x for kind, values in state.moments.items() for name, x in values.items()}
+    tensors = {f"weights.{name}": x for name, x in state.weights.items()} | moments
+    save_file({name: x.detach().contiguous() for name, x in tensors.items()} | {"step": torch.tensor(state.step)}, path)
+
+
+def main(rank: int, ranks: int, meeting: Path, out: Path) -> None:
+    torch.set_num_threads(1)
+    place = engines.Place(rank, ranks, meeting)
+    losses = {}
+    for case, values in {
+        "zero1": {"zero_stage": 1}, "zero2": {"zero_stage": 2}, "bf16": {"zero_stage": 2, "precision": "bf16"},
+    }.items():  # fmt: skip
+        set_up = training(**values)
+        straight = engines.make(Toy(), set_up, STAGE, place)
+        start = straight.state()
+        losses[case] = run(straight, 0, 1)
+        first = straight.state()
+        losses[case] += run(straight, 1, 6)
+        middle = straight.state()
+        losses[case] += run(straight, 6, 20)
+        resumed = engines.make(Toy(), set_up, STAGE, place)
+        resumed.restore(middle)
+        losses[f"{case}-resumed"] = run(resumed, 6, 20)
+        states = {"start": start, "first": first, "middle": middle, "end": straight.state(), "resumed": resumed.state()}
+        for name, state in states.items():
+            if rank == 0:
+                save(state, out / f"{case}-{name}.safetensors")
+    if rank == 0:
+        (out / "losses.json").write_text(json.dumps(losses))
+    straight.close()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]))

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import engine_probe as probe
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ovi.errors import ConfigError, OviError
+from ovi.training import engine as engines
+
+CASES = ("zero1", "zero2", "bf16")
+
+
+@pytest.fixture(scope="module")
+def deepspeed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two DeepSpeed ranks made of the toy network, in all cases."""
+    out = tmp_path_factory.mktemp("ranks")
+    command = [sys.executable, probe.__file__]
+    rest = ["2", str(out / "meeting"), str(out)]
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    with open(out / "log", "w") as log:
+        ranks = [subprocess.Popen([*command, str(r), *rest], env=environment, stdout=log, stderr=log) for r in range(2)]
+        try:
+            codes = [rank.wait(timeout=300) for rank in ranks]
+        finally:
+            for rank in ranks:
+                rank.kill()
+    assert codes == [0, 0], (out / "log").read_text()[-3000:]
+    return out
+
+
+@pytest.fixture(scope="module")
+def torch_engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same from one torch process."""
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("torch")
+    losses = {}
+    for case, precision in (("fp32", "fp32"), ("bf16", "bf16")):
+        engine = engines.make(
+            probe.Toy(), probe.training(engine="torch", precision=precision), probe.STAGE, engines.Place()
+        )
+        probe.save(engine.state(), out / f"{case}-start.safetensors")
+        losses[case] = probe.run(engine, 0, 1)
+        probe.save(engine.state(), out / f"{case}-first.safetensors")
+        losses[case] += probe.run(engine, 1, 6)
+        middle = engine.state()
+        losses[case] += probe.run(engine, 6, 20)
+        probe.save(engine.state(), out / f"{case}-end.safetensors")
+        resumed = engines.make(
+            probe.Toy(), probe.training(engine="torch", precision=precision), probe.STAGE, engines.Place()
+        )
+        resumed.restore(middle)
+        assert probe.run(resumed, 6, 20) == losses[case][6:]
+        probe.save(resumed.state(), out / f"{case}-resumed.safetensors")
+    (out / "losses.json").write_text(json.dumps(losses))
+    return out
+
+
+def losses(folder: Path) -> dict[str, list[float]]:
+    return json.loads((folder / "losses.json").read_text())
+
+
+@pytest.mark.parametrize("zero", ["zero1", "zero2"])
+def test_two_ranks_compute_what_one_process_computes(deepspeed: Path, torch_engine: Path, zero: str) -> None:
+    ours, theirs = losses(torch_engine)["fp32"], losses(deepspeed)[zero]
+    assert theirs == pytest.approx(ours, rel=1e-5)
+    one, many = (
+        load_file(f) for f in (torch_engine / "fp32-first.safetensors", deepspeed / f"{zero}-first.safetensors")
+    )
+    for name, moment in one.items():
+        if name.startswith("exp_avg."):  # after one step: (1 - beta1) times the clipped gradient
+            torch.testing.assert_close(many[name], moment, rtol=1e-5, atol=1e-7)
+
+
+def test_zero_stages_agree_to_the_bit(deepspeed: Path) -> None:
+    assert losses(deepspeed)["zero1"] == losses(deepspeed)["zero2"]
+    assert (deepspeed / "zero1-end.safetensors").read_bytes() == (deepspeed / "zero2-end.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_restored_ranks_continue_to_the_bit(deepspeed: Path, case: str) -> None:
+    assert losses(deepspeed)[f"{case}-resumed"] == losses(deepspeed)[case][6:]
+    end, resumed = (deepspeed / f"{case}-{name}.safetensors" for name in ("end", "resumed"))
+    assert end.read_bytes() == resumed.read_bytes()
+
+
+@pytest.mark.parametrize("case", ["fp32", "bf16"])
+def test_a_restored_process_continues_to_the_bit(torch_engine: Path, case: str) -> None:
+    end, resumed = (torch_engine / f"{case}-{name}.safetensors" for name in ("end", "resumed"))
+    assert end.read_bytes() == resumed.read_bytes()
+
+
+def test_bf16_keeps_fp32_masters_and_takes_whole_steps(deepspeed: Path, torch_engine: Path) -> None:
+    """Adam's first step is lr times the gradient's sign; a hidden step on zeros before it would make it smaller."""
+    for folder in (deepspeed, torch_engine):
+        start, first = (load_file(folder / f"bf16-{name}.safetensors") for name in ("start", "first"))
+        moved = (first["weights.close.weight"] - start["weights.close.weight"]).abs()
+        assert torch.all((moved - probe.STAGE.lr).abs() < 1e-4)
+        assert int(first["step"]) == 1
+    assert losses(deepspeed)["bf16"] == pytest.approx(losses(torch_engine)["bf16"], rel=0.02)
+
+
+def test_frozen_weights_are_no_state_and_do_not_move(torch_engine: Path) -> None:
+    model = probe.Toy()
+    before = model.frozen.weight.clone()
+    engine = engines.make(model, probe.training(engine="torch"), probe.STAGE, engines.Place())
+    probe.run(engine, 0, 2)
+    assert torch.equal(model.frozen.weight, before)
+    assert not any("frozen" in name for name in engine.state().weights)
+
+
+def test_a_checkpoint_of_ranks_continues_in_one_process(deepspeed: Path) -> None:
+    tensors = load_file(deepspeed / "zero1-middle.safetensors")
+    parts = {kind: {n.removeprefix(f"{kind}."): x for n, x in tensors.items() if n.startswith(f"{kind}.")}
+             for kind in ("weights", *engines.MOMENTS)}  # fmt: skip
+    engine = engines.make(probe.Toy(), probe.training(engine="torch"), probe.STAGE, engines.Place())
+    weights = parts.pop("weights")
+    engine.restore(engines.State(int(tensors["step"]), weights, parts))
+    assert probe.run(engine, 6, 20) == pytest.approx(losses(deepspeed)["zero1"][6:], rel=1e-5)
+
+
+def test_a_gradient_that_is_not_finite_stops_and_leaves_the_weights() -> None:
+    model = probe.Toy()
+    engine = engines.make(model, probe.training(engine="torch"), probe.STAGE, engines.Place())
+    before = {name: x.clone() for name, x in engine.state().weights.items()}
+    with pytest.raises(OviError, match="not finite"):
+        engine.step(engine.forward(torch.full((2, 7), torch.inf)).mean(), 0.1)
+    assert all(torch.equal(before[name], x) for name, x in engine.state().weights.items())
+
+
+@pytest.mark.parametrize(("values", "batch", "word"), [({"zero_stage": 3}, 8, "zero_stage"), ({}, 7, "ranks")])
+def test_impossible_settings_are_one_line(values: dict[str, object], batch: int, word: str) -> None:
+    stage = probe.STAGE.model_copy(update={"batch": batch})
+    with pytest.raises(ConfigError, match=word):
+        engines.make(probe.Toy(), probe.training(**values), stage, engines.Place(0, 2))
