@@ -40,7 +40,7 @@ SHUTTER = 0.5  # the part of a frame's time that exposes it: 180 degrees
 class Scene:
     """What was rendered, and the truth about it.
 
-    frames uint8 [T, H, W, 3]; audio float32 [N]; events in s; box float32 [T, 4]: the sounding thing, y0 x0 y1 x1 pixels.
+    frames uint8 [T, H, W, 3]; audio float32 [N]; events in s; box float32 [T, 4]: the source, y0 x0 y1 x1 pixels.
     """
 
     name: str
@@ -155,11 +155,11 @@ def _blink(stage: Stage) -> Drawn:
 
 
 def _bounce(stage: Stage) -> Drawn:
-    rng, gravity, floor = stage.rng, 4.4, 0.92
+    rng, gravity, floor = stage.rng, 5.0, 0.92
     radius, cx = rng.uniform(0.18, 0.21), rng.uniform(-0.06, 0.06)
     flights, restitution = [float(rng.uniform(0.55, 0.85))], rng.uniform(0.72, 0.88)
     while sum(flights) < stage.seconds + 1:
-        low = flights[-1] * restitution < 0.36  # too low to see: the ball is thrown up again
+        low = flights[-1] * restitution < 0.45  # too low to see: the ball is thrown up again
         flights.append(float(rng.uniform(0.6, 0.85) if low else flights[-1] * restitution))
     impacts = np.cumsum(flights) - rng.uniform(0.1, 0.9) * flights[0]
     flight = np.searchsorted(impacts, stage.moments)
@@ -185,24 +185,24 @@ def _hammer(stage: Stage) -> Drawn:
     since, until = now - np.concatenate([[-9.0], hits])[coming], hits[coming] - now
     lift = np.clip((since - rest) / np.minimum(since + until - swing - rest, 0.45), 0, 1)
     fall = np.clip(1 - until / swing, 0, 1)  # accelerates, then stops at once
-    angle = stage.exposed(rng.uniform(0.9, 1.1) * lift * lift * (3 - 2 * lift) * (1 - fall * fall))
+    angle = stage.exposed(rng.uniform(0.72, 0.82) * lift * lift * (3 - 2 * lift) * (1 - fall * fall))
     cos, sin = np.cos(angle), np.sin(angle)
     y, x = stage.grid()
-    pivot_y, pivot_x, reach = 0.56, -0.42, 0.6
-    top, bell_x = pivot_y + 0.17, pivot_x + reach
-    bell = stage.cover(np.hypot(y - (top + 0.24), x - bell_x) - 0.24)
+    pivot_y, pivot_x, reach = 0.62, -0.42, 0.6
+    top, bell_x = pivot_y + 0.15, pivot_x + reach
+    bell = stage.cover(np.hypot(y - (top + 0.26), x - bell_x) - 0.26)
 
     def layers(part: slice) -> Layers:
         along = (x - pivot_x) * cos[part] - (y - pivot_y) * sin[part]
         across = np.abs((x - pivot_x) * sin[part] + (y - pivot_y) * cos[part])
         handle = stage.cover(np.maximum(np.abs(along - reach / 2) - reach / 2, across - 0.045))
-        head = stage.cover(np.maximum(np.abs(along - reach) - 0.12, across - 0.17))
+        head = stage.cover(np.maximum(np.abs(along - reach) - 0.12, across - 0.15))
         return [(bell, stage.colour), (handle, (120, 80, 45)), (head, (165, 165, 175))]
 
     heard = hits[hits < stage.seconds].tolist()
     gains, pitch = rng.uniform(0.8, 1.0, len(heard)).tolist(), sounds.bell_pitch(stage.step)
     audio = sounds.strikes(heard, gains, pitch, sounds.BELL, stage.samples, stage.rate)
-    box = stage.boxes(top - 0.34, bell_x - 0.24, 1.0, bell_x + 0.24)
+    box = stage.boxes(top - 0.3, bell_x - 0.26, 1.0, bell_x + 0.26)
     return Drawn(_paint(stage, layers), audio, heard, box)
 
 
