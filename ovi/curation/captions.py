@@ -1,4 +1,4 @@
-"""Captions with tags: `what is seen, <S>what is said<E>. <AUDCAP>what is heard<ENDAUDCAP>` (paper 3.3), strictly parsed.
+"""Captions with tags: `what is seen, <S>speech<E>. <AUDCAP>what is heard<ENDAUDCAP>` (paper 3.3), strictly parsed.
 
 A caption comes from a file beside the source, or else from a template filled with what was measured; the manifest
 says which. It does not know what is in the picture: a captioning network would be a third origin.

@@ -1,0 +1,112 @@
+"""Hard cuts, found while frames stream by: where one composition ends and another begins.
+
+A frame starts a scene when it differs from the frame before it far more than its neighbours do (the adaptive rule of
+PySceneDetect), and the picture does not come back: a lamp that switches on, a hammer that stops dead and a mouth that
+opens all return to a picture seen before, a cut does not. A picture that rises out of black starts a scene as well.
+Dissolves are not looked for. It knows small pictures only, neither files nor clocks.
+Try it: `pytest tests/curation/test_scenes.py`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import NamedTuple, TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Item = TypeVar("Item")
+Pixels = NDArray[np.uint8]
+
+SIDE = 32  # thumbnails are SIDE x SIDE, whatever the aspect
+MIN_JUMP = 14.0  # mean over pixels of the largest channel difference, in levels of 255
+MIN_RATIO = 2.5  # jump over the usual one nearby
+NEAR = 12  # frames on either side that tell what is usual
+STILL = 0.5  # a jump below this is the same picture again
+CHANGED = 20  # levels by which a changed pixel differs
+WIDE = 0.5  # share of changed pixels above which only a flash, a return within STEADY frames, is no cut
+STEADY = 4  # frames on either side that a change of less than WIDE needs, to be told from half-exposed frames
+RETURN = 0.25  # a picture returns when it is this close to one seen before, as a share of the jump
+FLASHED = 0.5  # the same after a flash, while the picture moves on
+BACK_S, AHEAD_S = 5.0, 1.0  # how far back and ahead a return is looked for, in s
+BLACK = 6  # a thumbnail without a level above this one is black
+
+
+def thumbnail(rgb: Pixels) -> Pixels:
+    """uint8 [SIDE, SIDE, 3]: area means of a picture [H, W, 3]."""
+    return np.asarray(cv2.resize(rgb, (SIDE, SIDE), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def mark_starts(items: Iterable[Item], thumb: Callable[[Item], Pixels], fps: float) -> Iterator[tuple[Item, bool]]:
+    """Each item with whether it starts a scene, in order, about AHEAD_S behind the reading. The first one does.
+
+    `thumb` gives an item's thumbnail; `fps` is how many items a second has, about.
+    """
+    back, ahead = (max(STEADY + 1, round(seconds * fps)) for seconds in (BACK_S, AHEAD_S))
+    past: deque[_Step] = deque(maxlen=back)  # of the running scene only
+    future: deque[tuple[Item, _Step]] = deque()
+
+    def leave() -> tuple[Item, bool]:
+        starts = not past or _is_cut(past, [step for _, step in future])
+        item, step = future.popleft()
+        if starts:
+            past.clear()
+            step = _Step(step.small, 0.0)
+        past.append(step)
+        return item, starts
+
+    before: Pixels | None = None
+    for item in items:
+        small = thumb(item)
+        future.append((item, _Step(small, 0.0 if before is None else float(_difference(before, small).mean()))))
+        before = small
+        if len(future) > ahead:
+            yield leave()
+    while future:
+        yield leave()
+
+
+class _Step(NamedTuple):
+    """A thumbnail and how far it jumps from the one before it in its scene."""
+
+    small: Pixels
+    jump: float
+
+
+def _is_cut(past: deque[_Step], future: list[_Step]) -> bool:
+    """Whether a scene starts between past[-1] and future[0]."""
+    before, after = past[-1].small, future[0].small
+    sharp = future[0].jump >= MIN_JUMP and future[0].jump >= MIN_RATIO * _usual(past, future)
+    rises = after.max() > BLACK >= before.max()
+    if not sharp and not rises:
+        return False
+    if (_difference(before, after) > CHANGED).mean() >= WIDE:
+        return not _returns(list(past)[-STEADY:], future[:STEADY], FLASHED)
+    return min(len(past), len(future)) >= STEADY and not _returns(list(past), future, RETURN)
+
+
+def _usual(past: deque[_Step], future: list[_Step]) -> float:
+    """The jump that is usual near the boundary: the median of two frames on either side; where every other frame or
+    less is a new picture (slow animation), the median of the new ones."""
+    before = [step.jump for step in islice(reversed(past), NEAR)]
+    after = [step.jump for step in future[1 : NEAR + 1]]
+    close = before[:2] + after[:2]
+    new = [jump for jump in before + after if jump > STILL]
+    return max(1.0, float(np.median(close)) if close else 0.0, float(np.median(new)) if len(new) >= 4 else 0.0)
+
+
+def _difference(a: Pixels, b: Pixels) -> Pixels:
+    """[SIDE, SIDE]: the largest channel difference of each pixel."""
+    gap = cv2.absdiff(a, b)
+    return np.maximum(np.maximum(gap[..., 0], gap[..., 1]), gap[..., 2])
+
+
+def _returns(past: list[_Step], future: list[_Step], share: float) -> bool:
+    """Whether any picture of the future is as close to one of the past as `share` of the jump, root mean square."""
+    a, b = (np.stack([step.small for step in steps]).reshape(len(steps), -1) for steps in (past, future))
+    a, b = a.astype(np.float32), b.astype(np.float32)
+    squared = np.square(a).sum(1)[:, None] + np.square(b).sum(1)[None] - 2 * a @ b.T
+    return bool(squared.min() <= share**2 * np.square(a[-1] - b[0]).sum())
