@@ -23,11 +23,9 @@ def curve(*modalities: str) -> list[dict[str, float]]:
 
 def test_losses_drops_and_partners(tmp_path: Path) -> None:
     stage(tmp_path, "video_backbone", val={"start": {"video": 2.0}, "end": {"video": 1.0}}, curve=curve("video"))
-    stage(
-        tmp_path, "fusion",
-        val={"start": {"video": 1.0, "audio": 0.8}, "end": {"video": 0.9, "audio": 0.88}}, curve=curve("video", "audio"),
-        partner={m: {"true": 0.9, "shuffled": 1.1, "tower": 1.0} for m in ("video", "audio")},
-    )  # fmt: skip
+    ends = {"start": {"video": 1.0, "audio": 0.8}, "end": {"video": 0.9, "audio": 0.88}}
+    losses = {m: {"true": 0.9, "shuffled": 1.1, "tower": 1.0} for m in ("video", "audio")}
+    stage(tmp_path, "fusion", val=ends, curve=curve("video", "audio"), partner=losses)
     results = Results()
     curves = learning.read_stages(tmp_path, results)
     assert results.values["loss/video_backbone/video/drop"] == 0.5
