@@ -1,0 +1,125 @@
+"""The Prefect flow `ovi-pipeline`: every stale stage of dvc.yaml, in its order, each as a task on an executor.
+
+The only module that imports prefect; import it once PREFECT_API_URL is set (flows/server.py). Tasks are called, not
+submitted: a SIGTERM does not reach a submitted one. Knows no stage by name: the graph says what follows what, the
+settings' `resources` say what a stage needs of a machine.
+Try it: `ovi demo`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
+
+from flows.graph import Graph
+from flows.jobs import Executor, JobSpec, Outcome, Status, Word
+from flows.lineage import Lineage
+from flows.local import log_path
+from flows.view import StageView
+from ovi.config import Resources, Settings
+from ovi.errors import ConfigError, OviError, Preempted
+
+
+def run(settings: Settings, graph: Graph, executor: Executor, lineage: Lineage) -> None:
+    """Run what is stale, as one flow run. Raises OviError naming the first stage that fails; what ended before stays.
+
+    KeyboardInterrupt and the exceptions of signals pass through, once the stage is stopped and the states are written.
+    """
+    values = settings.model_dump(mode="json")
+    digest = hashlib.sha256(json.dumps(values).encode()).hexdigest()[:8]
+
+    @flow(
+        name="ovi-pipeline",
+        flow_run_name=f"{settings.profile}-{digest}",
+        validate_parameters=False,
+        persist_result=False,
+    )
+    def pipeline(settings: dict[str, Any]) -> None:
+        lineage.open(str(flow_run.id))
+        status = "KILLED"
+        rows = []
+        try:
+            for stage in graph.order:
+                reasons = graph.reasons(stage)
+                rows.append({"stage": stage, "ran because": "; ".join(reasons) or "unchanged, not run"})
+                if reasons:
+                    work(stage, reasons)
+            create_table_artifact(rows, key="ovi-stages", description=f"Stages of profile {settings['profile']}")
+            status = "FINISHED"
+        except Exception:
+            status = "FAILED"
+            raise
+        finally:
+            lineage.close(status)
+
+    def work(stage: str, reasons: list[str]) -> None:
+        needs = settings.resources.get(stage, Resources())
+
+        @task(
+            name=stage,
+            task_run_name=stage,
+            retries=needs.retries,
+            retry_condition_fn=_worth_retrying,
+            cache_policy=NO_CACHE,  # what is unchanged is DVC's to say
+            persist_result=False,
+        )
+        def attempt(because: list[str]) -> None:
+            _run_stage(stage, because, needs, graph, executor, lineage)
+
+        attempt(reasons)
+
+    pipeline(values)
+
+
+def _run_stage(
+    stage: str, reasons: list[str], needs: Resources, graph: Graph, executor: Executor, lineage: Lineage
+) -> None:
+    """One attempt at a stage: its MLflow run, its job, its entry in dvc.lock. Raises OviError unless it succeeds."""
+    running = graph.begin(stage)
+    record = lineage.open_stage(stage, running.inputs)
+    command = running.inputs.command
+    ours = command[0] == "ovi"
+    spec = JobSpec.of(stage, (*command, "--json") if ours else command, needs, env={"MLFLOW_RUN_ID": record.id})
+    view = StageView(stage, reasons, show_lines=not ours)
+    outcome: Outcome | None = None
+    hashes: dict[str, str] | None = None
+    try:
+        outcome = executor.run(spec, _both(view, get_run_logger()))
+        if outcome.status is Status.SUCCEEDED:
+            hashes = graph.commit(running)
+    finally:
+        view.close()
+        lineage.close_stage(stage, record, running.inputs.key, outcome, hashes)
+    if outcome.status is not Status.SUCCEEDED:
+        raise outcome.error(stage, str(log_path("", stage)))
+    view.end(outcome)
+
+
+def _both(view: StageView, logger: Any) -> Any:
+    """A listener that shows words on the terminal and keeps all but progress on the task run's page."""
+
+    def listen(word: Word) -> None:
+        view.hear(word)
+        if word["event"] in ("note", "line"):
+            logger.info("%s", word.get("text"))
+        elif word["event"] == "result":
+            logger.info("%s", {name: value for name, value in word.items() if name != "event"})
+
+    return listen
+
+
+def _worth_retrying(_task: Any, _run: Any, state: Any) -> bool:
+    """Not what can never work, nor what was asked to stop."""
+    try:
+        state.result()
+    except (ConfigError, Preempted):
+        return False
+    except OviError:
+        return True
+    return False

@@ -1,0 +1,53 @@
+"""What `ovi demo` would run and why, before anything is spent. Reads only: no file is written, no server started.
+
+Try it: `ovi plan --set training.fusion.steps=800`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flows.graph import Graph
+from flows.workspace import SOURCE, Workspace
+from ovi.config import Resources, Settings
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage: `state` is "run", "unchanged", or "after" (runs if what `after` names changes what it reads)."""
+
+    stage: str
+    state: str
+    reasons: list[str]
+    after: list[str]
+    resources: Resources
+
+
+def look_ahead(workspace: Workspace, settings: Settings) -> list[Step]:
+    """Every stage in order. Raises OviError for a bad dvc.yaml, ConfigError for a bad corpus.source."""
+    changed = frozenset({SOURCE}) if workspace.source_changed(settings) else frozenset()
+    graph = Graph(workspace.root, settings.model_dump(mode="json"), changed)
+    steps: dict[str, Step] = {}
+    for stage in graph.order:
+        reasons = graph.reasons(stage)
+        after = [
+            before for before in graph.order if before in graph.after[stage] and steps[before].state != "unchanged"
+        ]
+        state = "run" if reasons else "after" if after else "unchanged"
+        steps[stage] = Step(stage, state, reasons, after, settings.resources.get(stage, Resources()))
+    graph.close()
+    return list(steps.values())
+
+
+def words(steps: list[Step]) -> str:
+    """The plan as a table of plain lines."""
+    lines = []
+    for step in steps:
+        needs = step.resources
+        where = f"{needs.nodes} x " if needs.nodes > 1 else ""
+        asks = f"{where}{needs.cpus:g} CPUs, {needs.memory_gib:g} GiB" + (f", {needs.gpus} GPUs" if needs.gpus else "")
+        why = "; ".join(step.reasons) or (f"after {', '.join(step.after)}, if that changes" if step.after else "")
+        state = {"run": "runs", "after": "may run", "unchanged": "unchanged"}[step.state]
+        lines.append(f"{step.stage:18}{state:11}{asks:20}{why}".rstrip())
+    count = sum(step.state == "run" for step in steps)
+    return "\n".join([*lines, f"{count} of {len(steps)} stages run for certain"])

@@ -1,0 +1,187 @@
+"""The Prefect and MLflow servers of this clone: started on loopback behind a guard, waited for, stopped as trees.
+
+A clone has at most one Prefect server, announced in out/prefect/server.json; who finds it alive uses it. With
+PREFECT_API_URL set, that server is used and none is started. Imports neither prefect nor mlflow.
+Try it: `ovi ui`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from flows import environment
+from flows.local import Tree, log_path, start
+from flows.workspace import Workspace
+from ovi import storage
+from ovi.config import Settings, Tracking
+from ovi.errors import OviError
+
+HOST = "127.0.0.1"
+PREFECT_PORT = 4200
+START_S = 180.0  # a first start compiles and migrates a database: 15 s on an idle machine, a minute on a busy one
+STOP_S = 10.0
+
+
+class Server:
+    """One server process tree; `ready` waits until it answers, `stop` leaves nothing of it."""
+
+    def __init__(
+        self, root: Path, name: str, command: tuple[str, ...], port: int, health: str, env: dict[str, str]
+    ) -> None:
+        self.name, self.url = name, f"http://{HOST}:{port}"
+        self._health = f"{self.url}{health}"
+        self._log = log_path(root, name)
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("wb") as sink:
+            self._tree = Tree(start((sys.executable, "-m", *command), STOP_S, root, env, sink))
+
+    @property
+    def alive(self) -> bool:
+        return self._tree.alive
+
+    def ready(self) -> None:
+        """Raises OviError when the server ends or is silent for START_S; the line names its log."""
+        until = time.monotonic() + START_S
+        while not answers(self._health):
+            if not self.alive:
+                raise OviError(f"the {self.name} server did not start: {_last_line(self._log)} (log: {self._log})")
+            if time.monotonic() > until:
+                raise OviError(f"the {self.name} server did not answer within {START_S:.0f} s (log: {self._log})")
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        self._tree.stop(STOP_S)
+
+
+def start_prefect(workspace: Workspace, port: int) -> Server:
+    """A Prefect server with its database in out/prefect; `announce_prefect` it once it is ready."""
+    command = ("prefect", "server", "start", "--host", HOST, "--port", str(port))
+    return Server(workspace.root, "prefect", command, port, "/api/health", {"PREFECT_HOME": str(workspace.prefect)})
+
+
+def start_mlflow(workspace: Workspace, tracking: Tracking, port: int) -> Server:
+    """The MLflow pages over the store the stages write to."""
+    stores = (
+        "--backend-store-uri",
+        tracking.uri,
+        "--default-artifact-root",
+        tracking.artifacts,
+        "--no-serve-artifacts",
+    )
+    command = ("mlflow", "server", *stores, "--workers", "1", "--host", HOST, "--port", str(port))
+    return Server(workspace.root, "mlflow", command, port, "/health", {})
+
+
+def find_prefect(workspace: Workspace) -> str | None:
+    """Address of the running Prefect server of this clone, if there is one."""
+    announcement = workspace.prefect / "server.json"
+    if not announcement.exists():
+        return None
+    with contextlib.suppress(OviError, KeyError, TypeError):
+        url = str(storage.read_json(announcement)["url"])
+        return url if answers(f"{url}/api/health") else None
+    return None
+
+
+def announce_prefect(workspace: Workspace, server: Server) -> None:
+    storage.write_json(workspace.prefect / "server.json", {"url": server.url, "pid": os.getpid()})
+
+
+@contextlib.contextmanager
+def prefect(workspace: Workspace) -> Iterator[None]:
+    """Environment variables that lead to a Prefect server: the user's, this clone's, or one for the block alone.
+
+    Import prefect inside the block: it reads them once.
+    """
+    os.environ.update(
+        PREFECT_HOME=str(workspace.prefect),
+        PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL="CRITICAL",  # its words go to its pages; the terminal is ours
+        PREFECT_RESULTS_PERSIST_BY_DEFAULT="false",
+    )
+    found = os.environ.get("PREFECT_API_URL") or find_prefect(workspace)
+    if found:
+        os.environ["PREFECT_API_URL"] = found if found.endswith("/api") else f"{found}/api"
+        yield
+        return
+    server = start_prefect(workspace, free_port(PREFECT_PORT))
+    try:
+        server.ready()
+        announce_prefect(workspace, server)
+        os.environ["PREFECT_API_URL"] = f"{server.url}/api"
+        yield
+    finally:
+        os.environ.pop("PREFECT_API_URL", None)
+        server.stop()
+
+
+@contextlib.contextmanager
+def pages(workspace: Workspace, settings: Settings, mlflow_port: int, prefect_port: int) -> Iterator[dict[str, str]]:
+    """Both servers while the block lasts: addresses by name. A Prefect server that runs here already is only named.
+
+    Raises OviError when a port is in use.
+    """
+    environment.quiet()
+    found = find_prefect(workspace)
+    require_port(HOST, mlflow_port, "--mlflow-port")
+    if found is None:
+        require_port(HOST, prefect_port, "--prefect-port")
+    servers = []
+    try:
+        servers.append(start_mlflow(workspace, settings.tracking, mlflow_port))
+        if found is None:
+            servers.append(start_prefect(workspace, prefect_port))
+        for server in servers:
+            server.ready()
+        if found is None:
+            announce_prefect(workspace, servers[-1])
+        yield {"mlflow": servers[0].url, "prefect": found or servers[-1].url}
+    finally:
+        for server in servers:
+            server.stop()
+
+
+def require_port(host: str, port: int, setting: str) -> None:
+    """OviError when `port` is taken; port 0 always passes (any free one)."""
+    if not _is_free(host, port):
+        raise OviError(f"{setting}: port {port} on {host} is in use; stop what listens there or choose another port")
+
+
+def free_port(preferred: int) -> int:
+    """`preferred` if nobody listens there, else one the system picks."""
+    if _is_free(HOST, preferred):
+        return preferred
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as reply:
+            return bool(reply.status == 200)
+    except (urllib.error.URLError, http.client.HTTPException, OSError):
+        return False
+
+
+def _is_free(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def _last_line(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"
