@@ -1,0 +1,163 @@
+"""Keeps the sampler processes alive: starts them, listens for their beat, starts them again, drains them.
+
+A worker that ends or falls silent gives its job back at once and is replaced, later and later while it keeps failing.
+Workers hang on a pipe from this process, so none survives it, however it dies. It knows neither HTTP nor the model.
+Try it: `pytest tests/services/test_supervisor.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from services.generation.jobs import JobStore
+
+SOURCE = Path(__file__).resolve().parents[2]  # the folder that holds services/ and ovi/
+SILENCE_S = 60.0  # importing and loading may be quiet for long on a busy machine
+BACKOFF_S = (0.1, 0.5, 2.0, 5.0, 15.0, 30.0)
+SETTLED_S = 60.0  # ready for this long, a worker starts from the first back-off again
+DRAIN_S = 30.0  # how long a running job may go on once the service shall end
+RECALL_S = 5.0  # how long giving it back may take
+
+
+class Supervisor:
+    """`workers` sampler processes for the bundle and the state folder."""
+
+    def __init__(self, bundle: Path, state: Path, jobs: JobStore, workers: int) -> None:
+        threads = max(1, len(os.sched_getaffinity(0)) // workers) if hasattr(os, "sched_getaffinity") else 1
+        words = ["--bundle", str(bundle), "--state", str(state), "--threads", str(threads)]
+        self._slots = [_Slot(f"worker-{index}", words, jobs) for index in range(workers)]
+
+    def start(self) -> None:
+        for slot in self._slots:
+            slot.start()
+
+    def wake(self) -> None:
+        """There is a new job: whoever is idle looks now."""
+        for slot in self._slots:
+            slot.wake()
+
+    def states(self) -> list[dict[str, Any]]:
+        return [{"name": slot.name, "state": slot.state, "restarts": slot.restarts} for slot in self._slots]
+
+    def ready(self) -> bool:
+        """At least one worker has its model loaded and warm."""
+        return any(slot.state == "ready" for slot in self._slots)
+
+    def stop(self, drain_s: float = DRAIN_S) -> None:
+        """Workers finish the job in hand if they can within `drain_s`, else give it back. None is left afterwards."""
+        for slot in self._slots:
+            slot.drain()
+        deadline = time.monotonic() + drain_s
+        for slot in self._slots:
+            slot.join(max(0.0, deadline - time.monotonic()))
+        for slot in self._slots:
+            slot.recall()
+        deadline = time.monotonic() + RECALL_S
+        for slot in self._slots:
+            slot.join(max(0.0, deadline - time.monotonic()))
+            slot.kill()
+            slot.join()
+
+
+class _Slot(threading.Thread):
+    """One place for a worker: a thread that starts a process, listens to it, and starts the next when it ends."""
+
+    def __init__(self, name: str, words: list[str], jobs: JobStore) -> None:
+        super().__init__(name=name, daemon=True)
+        self.state, self.restarts = "starting", 0
+        self._words, self._jobs = words, jobs
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        failures = 0
+        while not self._stopping.is_set():
+            owner = f"{self.name}-{secrets.token_hex(8)}"
+            began = time.monotonic()
+            try:
+                self._live(owner)
+                self._jobs.lost(owner)
+            except Exception:  # no process to be had, no database: as transient as a worker's own death
+                traceback.print_exc()
+            if self._stopping.is_set():
+                break
+            failures = 0 if time.monotonic() - began > SETTLED_S else failures
+            self.state = "waiting"
+            self._stopping.wait(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
+            failures += 1
+            self.restarts += 1
+        self.state = "stopped"
+
+    def wake(self) -> None:
+        process = self._process
+        if process is not None and process.stdin is not None:
+            with suppress(OSError, ValueError):
+                process.stdin.write(b"\n")
+
+    def drain(self) -> None:
+        self._stopping.set()
+        self._signal(signal.SIGTERM if self.state == "ready" else signal.SIGKILL)  # one that loads has no job yet
+
+    def recall(self) -> None:
+        process = self._process
+        if process is not None and process.stdin is not None:
+            with suppress(OSError):
+                process.stdin.close()
+
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+
+    def _live(self, owner: str) -> None:
+        """One process from start to end."""
+        command = [sys.executable, "-m", "services.generation.worker", *self._words, "--name", owner]
+        path = os.pathsep.join(part for part in (str(SOURCE), os.environ.get("PYTHONPATH")) if part)
+        self.state = "starting"
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=os.environ | {"PYTHONPATH": path}
+        )
+        self._process = process
+        if self._stopping.is_set():  # drain came before there was a process to tell
+            process.kill()
+        try:
+            self._listen(process)
+        finally:
+            process.kill()
+            process.wait()
+            self._process = None
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    with suppress(OSError):
+                        pipe.close()
+
+    def _listen(self, process: subprocess.Popen[bytes]) -> None:
+        """Until it closes its stdout, which it does by ending, or falls silent."""
+        assert process.stdout is not None
+        rest = b""
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            while selector.select(SILENCE_S):
+                data = os.read(process.stdout.fileno(), 65536)
+                if not data:
+                    return
+                *lines, rest = (rest + data).split(b"\n")
+                if any(json.loads(line)["event"] == "ready" for line in lines):
+                    self.state = "ready"
+        print(f"{self.name}: silent for {SILENCE_S:.0f} s, replaced", file=sys.stderr, flush=True)
+
+    def _signal(self, number: signal.Signals) -> None:
+        process = self._process
+        if process is not None:
+            with suppress(ProcessLookupError):
+                process.send_signal(number)

@@ -1,0 +1,260 @@
+"""One sampler process: takes jobs from the table, samples, writes the clip, says what it does.
+
+Its supervisor holds its stdin: a line wakes it, the end of stdin means "stop now, give the job back", SIGTERM means
+"finish this job and leave". On stdout it speaks JSON lines: beat, ready. So a worker never outlives its
+server, and a job it had to drop waits again. Equal requests give equal bytes: the same threads, one job at a time.
+Try it: `python -m services.generation.worker --bundle BENTO/src --state /tmp/state --name me`; Ctrl-D stops it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import select
+import signal
+import sys
+import threading
+import time
+import traceback
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.exc import OperationalError
+
+from ovi import storage
+from ovi.errors import OviError, one_line
+from services.generation.jobs import Job, JobStore, LeaseLost
+from services.generation.results import ResultStore
+from services.generation.schemas import Served, VideoRequest, resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ovi.diffusion.request import Request
+    from ovi.diffusion.sampler import Sampler
+
+BEAT_S = 1.0  # between two signs of life, and two renewals of a lease
+RECALL_S = 10.0  # a recalled worker that has not stopped by then is stuck
+IDLE_S = 1.0  # jobs submitted elsewhere are found by looking this often
+
+
+class Cancelled(Exception):
+    """The caller no longer wants this clip."""
+
+
+class Recalled(Exception):
+    """The server is gone or cannot wait: give the job back."""
+
+
+class Control:
+    """What the supervisor wants. A thread hears stdin; the main thread waits on a pipe that a signal can write to."""
+
+    def __init__(self) -> None:
+        self.draining = False  # take no further job
+        self.recalled = False  # nor finish this one
+        self._hear, self._tell = os.pipe()
+        os.set_blocking(self._tell, False)
+        signal.signal(signal.SIGTERM, lambda *_: self._drain())
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server decides
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def wait(self, seconds: float) -> None:
+        if select.select([self._hear], [], [], seconds)[0]:
+            os.read(self._hear, 4096)
+
+    def _drain(self) -> None:
+        self.draining = True
+        self._wake()
+
+    def _wake(self) -> None:
+        with suppress(BlockingIOError):
+            os.write(self._tell, b"\n")
+
+    def _listen(self) -> None:
+        while os.read(0, 4096):
+            self._wake()
+        self.recalled = True
+        self._drain()
+
+
+class Worker:
+    """Takes one job after the other until told to stop."""
+
+    def __init__(self, name: str, state: Path, served: Served, sampler: Sampler, control: Control) -> None:
+        self._name, self._model, self._sampler, self._control = name, served.model, sampler, control
+        self._jobs, self._results = JobStore.in_folder(state), ResultStore(state / "results")
+        self._lease: Job | None = None
+
+    def run(self) -> None:
+        threading.Thread(target=self._keep_lease, daemon=True).start()
+        while not self._control.draining:
+            job = self._jobs.claim(self._name)
+            if job is None:
+                self._control.wait(IDLE_S)
+                continue
+            self._lease = job
+            self._one(job)
+            self._lease = None
+
+    def _keep_lease(self) -> None:
+        """Prolongs the lease of the job in hand, however long one step may take."""
+        while True:
+            time.sleep(BEAT_S)
+            lease = self._lease
+            if lease is not None:
+                with suppress(LeaseLost, OperationalError):  # the main thread finds out at its next step
+                    self._jobs.renew(lease)
+
+    def _one(self, job: Job) -> None:
+        """Every way a job can end. What is not listed here ends the process, and the job runs again in a fresh one."""
+        try:
+            if job.effective["model"] != self._model:
+                raise OviError("the model this job was queued for is no longer served; submit it again")
+            self._generate(job)
+        except Cancelled:
+            with suppress(LeaseLost):
+                self._jobs.stop(job)
+        except Recalled:
+            self._jobs.release(job)
+        except LeaseLost:
+            self._forget(job)
+        except OviError as error:
+            self._fail(job, "refused", one_line(error), retryable=False)
+        except Exception as error:
+            if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+                raise  # what is left of this process is not worth trusting
+            traceback.print_exc()
+            message = "The generation failed; the service's log has the details."
+            self._fail(job, "internal_error", message, retryable=True)
+
+    def _generate(self, job: Job) -> None:
+        clock = _Clock(queue=(job.started_at or job.created_at) - job.created_at)
+        with clock("text"):
+            plan = self._sampler.plan([request(job.effective)])
+        with clock("denoise"):
+            for step in self._sampler.run(plan):
+                self._look_up(job, step.index)
+        with clock("decode"):
+            (clip,) = self._sampler.decode(step)
+        self._look_up(job, job.steps)
+        with clock("mux"):
+            size, digest = self._write(job, clip)
+        try:
+            self._jobs.complete(job, digest, size, clock.seconds)
+        except LeaseLost:
+            self._forget(job)
+
+    def _look_up(self, job: Job, step: int) -> None:
+        """Tells how far it is, hears whether to go on."""
+        if self._jobs.renew(job, step):
+            raise Cancelled
+        if self._control.recalled:
+            raise Recalled
+
+    def _write(self, job: Job, clip: Any) -> tuple[int, str]:
+        from ovi.media.encode import write_clip
+
+        path, effective = self._results.path(job.id), job.effective
+        try:
+            write_clip(
+                path, clip.frames, effective["fps"], clip.audio, effective["sample_rate"],
+                width=effective["display_pixels"],
+            )  # fmt: skip
+        except (OviError, OSError) as error:
+            print(f"{self._name}: {one_line(error)}", file=sys.stderr, flush=True)
+            raise OviError("the clip could not be stored; the service's log says why") from None
+        return path.stat().st_size, storage.sha256(path)
+
+    def _fail(self, job: Job, code: str, message: str, retryable: bool) -> None:
+        with suppress(LeaseLost):
+            self._jobs.fail(job, code, message, retryable)
+
+    def _forget(self, job: Job) -> None:
+        """The lease is gone. If the job is too, it was deleted: so is its clip. Otherwise another worker has it."""
+        if self._jobs.get(job.id) is None:
+            self._results.delete(job.id)
+
+
+def request(effective: dict[str, Any]) -> Request:
+    """The sampler's request for a job's resolved values."""
+    from ovi.diffusion.request import Request
+
+    guidance, negative = effective["guidance"], effective["negative_prompt"]
+    return Request(
+        prompt=effective["prompt"], seed=effective["seed"], steps=effective["steps"], shift=effective["shift"],
+        solver=effective["solver"], guidance_video=guidance["video"], guidance_audio=guidance["audio"],
+        skip_layer=effective["skip_layer"], negative_video=negative["video"], negative_audio=negative["audio"],
+    )  # fmt: skip
+
+
+def load_sampler(served: Served, model: Path, threads: int) -> Sampler:
+    """The sampler with its model loaded and warm: one step and one decode have run, so no caller pays for set-up."""
+    import torch
+    from ovi.diffusion.sampler import Sampler
+    from ovi.models.folder import load_model
+
+    torch.set_num_threads(threads)
+    sampler = Sampler(load_model(model))
+    trial = resolve(VideoRequest(prompt="warm", seed=0, steps=1), served)
+    *_, last = sampler.run(sampler.plan([request(trial)]))
+    sampler.decode(last)
+    return sampler
+
+
+class _Clock:
+    """Seconds by stage."""
+
+    def __init__(self, **seconds: float) -> None:
+        self.seconds = {stage: round(value, 4) for stage, value in seconds.items()}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds[stage] = round(time.perf_counter() - began, 4)
+
+
+class _Voice:
+    """JSON lines to the supervisor. Whatever a library prints goes to stderr instead."""
+
+    def __init__(self) -> None:
+        self._line = os.fdopen(os.dup(1), "wb", buffering=0)
+        os.dup2(2, 1)
+
+    def say(self, event: str) -> None:
+        with suppress(BrokenPipeError):
+            self._line.write(json.dumps({"event": event}).encode() + b"\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="One sampler process of the service.")
+    parser.add_argument("--bundle", type=Path, required=True, help="folder with service.json and model/")
+    parser.add_argument("--state", type=Path, required=True, help="folder of jobs and results")
+    parser.add_argument("--name", required=True, help="whose leases these are; never used twice")
+    parser.add_argument("--threads", type=int, default=1)
+    words = parser.parse_args()
+    voice, control = _Voice(), Control()
+    threading.Thread(target=_beat, args=(voice, control), daemon=True).start()
+    try:
+        served = Served.read(words.bundle)
+        sampler = load_sampler(served, words.bundle / "model", words.threads)
+        worker = Worker(words.name, words.state, served, sampler, control)
+    except OviError as error:
+        sys.exit(f"{words.name}: {one_line(error)}")
+    voice.say("ready")
+    worker.run()
+
+
+def _beat(voice: _Voice, control: Control) -> None:
+    """Says every second that the process lives; ends a recalled one that is stuck in a step: its lease runs out."""
+    while not control.recalled:
+        voice.say("beat")
+        time.sleep(BEAT_S)
+    time.sleep(RECALL_S)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

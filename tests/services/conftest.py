@@ -1,0 +1,46 @@
+"""Fixtures of the service: a described model, a state folder, the HTTP app over both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from ovi.config import Sampling
+from services.generation.api import Backend, create_app
+from services.generation.jobs import JobStore
+from services.generation.metrics import Meter
+from services.generation.problems import BodyLimit
+from services.generation.results import ResultStore
+from services.generation.schemas import Served
+from services.generation.supervisor import Supervisor
+
+
+@pytest.fixture
+def served() -> Served:
+    return Served(
+        model="ovi:0123456789abcdef", digest="0123456789abcdef" * 4, width=32, height=32, frames=121, fps=24,
+        sample_rate=16000, sampling=Sampling(steps=4, shift=3.0), queue=3, workers=1,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> Iterator[JobStore]:
+    store = JobStore.in_folder(tmp_path / "state")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def backend(tmp_path: Path, jobs: JobStore, served: Served) -> Backend:
+    """The service with its workers not started: jobs stay where a test puts them."""
+    workers = Supervisor(tmp_path, tmp_path / "state", jobs, served.workers)
+    return Backend(jobs, ResultStore(tmp_path / "state" / "results"), served, workers, Meter(jobs))
+
+
+@pytest.fixture
+def client(backend: Backend) -> Iterator[TestClient]:
+    with TestClient(BodyLimit(create_app(lambda: backend)), raise_server_exceptions=False) as client:
+        yield client
