@@ -53,9 +53,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Bar:
+    """A labelled value, with a few words after it."""
+
     label: str
     kind: str
     value: float
+    note: str = ""
 
 
 DOTS = 80  # above this many values dots hide each other
@@ -88,7 +91,7 @@ def lines(series: Sequence[Line], x_label: str, height: float = 190.0, width: fl
 def bars(rows: Sequence[Bar], width: float = WIDTH) -> str:
     """Horizontal bars from zero with their values at the end."""
     label, step = 150.0, 26.0
-    axis = Axis(0, max(row.value for row in rows) or 1.0, label, width - 56)
+    axis = Axis(0, max(row.value for row in rows) or 1.0, label, width - 96)
     parts = []
     for index, row in enumerate(rows):
         y = 4 + index * step
@@ -96,6 +99,7 @@ def bars(rows: Sequence[Bar], width: float = WIDTH) -> str:
         parts.append(f'<rect class="fill {row.kind}" x="{label}" y="{y:.1f}" rx="2" '
                      f'width="{max(axis(row.value) - label, 1):.1f}" height="18"/>')  # fmt: skip
         parts.append(text(axis(row.value) + 7, y + 14, number(row.value), "value"))
+        parts.append(text(axis(row.value) + 44, y + 14, row.note, "tick"))
     return svg(width, 8 + step * len(rows), parts)
 
 
@@ -171,7 +175,7 @@ def text(x: float, y: float, words: str, kind: str, anchor: str = "start") -> st
 
 
 def svg(width: float, height: float, parts: Sequence[str]) -> str:
-    size = f'viewBox="0 0 {width:g} {height:g}" style="max-width:{width:g}px"'
+    size = f'viewBox="0 0 {width:g} {height:g}" style="max-width:{width:g}px;min-width:{0.62 * width:g}px"'
     return f'<svg class="plot" xmlns="http://www.w3.org/2000/svg" role="img" {size}>{"".join(parts)}</svg>'
 
 

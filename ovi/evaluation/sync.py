@@ -1,0 +1,119 @@
+"""Sound against picture: every picture of a set with every sound of it, and what that says of their synchronisation.
+
+Scores come from the weight-free onset estimator. A pair is in sync when its offset lies where viewers do not notice it
+(ITU-R BT.1359-1: sound at most 45 ms early, 125 ms late). It does not know where the clips come from.
+Try it: `ovi evaluate`, then the figures `sync/...` of out/evaluation/metrics.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovi.evaluation import statistics
+from ovi.evaluation.results import NOT_APPLICABLE, Results
+from ovi.evaluation.statistics import Separation
+from ovi.perception import onsets
+
+IN_SYNC_MS = (-45.0, 125.0)  # offset, positive = sound late
+FIGURES = (
+    "auc", "auc_ci_low", "auc_ci_high", "p_value", "n", "offset_ms_median", "in_sync", "shuffled_auc",
+    "shuffled_in_sync", "real_auc", "real_n", "real_offset_ms_median", "real_in_sync",
+)  # fmt: skip
+Array = NDArray[np.float64]
+Clip = tuple[NDArray[np.uint8], NDArray[np.float32]]  # frames [T, H, W, 3], audio [N]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Every picture i with every sound j: arrays [n, n], the diagonal holds the pairs that belong together."""
+
+    score: Array  # correlation within 60 ms of in-time, -1..1
+    offset_ms: Array  # positive = sound late
+
+    @property
+    def own(self) -> Array:
+        return np.diag(self.score)
+
+    @property
+    def others(self) -> Array:
+        return self.score[~np.eye(len(self.score), dtype=bool)]
+
+    def in_sync(self, pairing: NDArray[np.int64] | None = None) -> float:
+        """Share of pictures that are in sync with their own sound, or with sound pairing[i]."""
+        rows = np.arange(len(self.offset_ms))
+        offsets = self.offset_ms[rows, rows if pairing is None else pairing]
+        return float(np.mean((offsets >= IN_SYNC_MS[0]) & (offsets <= IN_SYNC_MS[1])))
+
+    def paired(self, pairing: NDArray[np.int64]) -> Array:
+        """The scores [n, n] as they would be if sound pairing[i] were picture i's own."""
+        return self.score[:, pairing]
+
+
+@dataclass(frozen=True)
+class SceneSync:
+    """One scene's generated clips and the real ones beside them."""
+
+    scene: str
+    generated: Pairs
+    separation: Separation
+    real: Pairs
+    real_auc: float | None  # None: fewer than two real clips
+    shuffled_auc: list[float]
+
+
+def pairs(clips: Sequence[Clip], fps: int, rate: int) -> Pairs:
+    """Scores and offsets of all n x n pairs; each picture and each sound is looked at once."""
+    seen = [onsets.video_activity(frames, fps) for frames, _ in clips]
+    heard = [onsets.audio_activity(audio, rate) for _, audio in clips]
+    estimates = [[onsets.sync(video, audio) for audio in heard] for video in seen]
+    values = [[(estimate.at_zero, estimate.offset_ms) for estimate in row] for row in estimates]
+    table = np.array(values, dtype=np.float64).reshape(len(seen), len(heard), 2)
+    return Pairs(table[..., 0], table[..., 1])
+
+
+def judge(
+    scene: str, generated: Pairs, real: Pairs, seed: int, permutations: int, shuffles: int, results: Results
+) -> SceneSync | None:
+    """Fill sync/<scene>/... from both sets; None when there are fewer than two generated clips to compare."""
+    name = f"sync/{scene}"
+    n = len(generated.score)
+    if n < 2:
+        absent(scene, f"{NOT_APPLICABLE}{n} generated clip(s) of this scene; a comparison needs two", results)
+        return None
+    found = statistics.separation(generated.score, seed, permutations)
+    pairings = statistics.derangements(n, shuffles, seed)
+    shuffled = [statistics.auc(generated.paired(pairing)) for pairing in pairings]
+    results.set(f"{name}/auc", found.auc)
+    results.set(f"{name}/auc_ci_low", found.low)
+    results.set(f"{name}/auc_ci_high", found.high)
+    results.set(f"{name}/p_value", found.p_value)
+    results.set(f"{name}/n", n)
+    results.set(f"{name}/offset_ms_median", float(np.median(np.diag(generated.offset_ms))))
+    results.set(f"{name}/in_sync", generated.in_sync())
+    results.set(f"{name}/shuffled_auc", float(np.mean(shuffled)))
+    results.set(f"{name}/shuffled_in_sync", float(np.mean([generated.in_sync(pairing) for pairing in pairings])))
+    return SceneSync(scene, generated, found, real, _judge_real(name, real, results), shuffled)
+
+
+def absent(scene: str, reason: str, results: Results) -> None:
+    """All figures of a scene null for one reason."""
+    for figure in FIGURES:
+        results.null(f"sync/{scene}/{figure}", reason)
+
+
+def _judge_real(name: str, real: Pairs, results: Results) -> float | None:
+    """The ceiling: what the estimator says of held-out real clips of the same scene."""
+    results.set(f"{name}/real_n", len(real.score))
+    if len(real.score) < 2:
+        for figure in ("real_auc", "real_offset_ms_median", "real_in_sync"):
+            results.null(f"{name}/{figure}", f"{NOT_APPLICABLE}fewer than two held-out real clips of this scene")
+        return None
+    value = statistics.auc(real.score)
+    results.set(f"{name}/real_auc", value)
+    results.set(f"{name}/real_offset_ms_median", float(np.median(np.diag(real.offset_ms))))
+    results.set(f"{name}/real_in_sync", real.in_sync())
+    return value
