@@ -95,7 +95,7 @@ class LinearVideoCodec(LinearCodec):
         return self.project(self._rows(video.float())).permute(0, 4, 1, 2, 3).contiguous()
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents [B, C, F, h, w] -> pictures [B, 3, 4F-3, H, W] in [-1, 1] float32; the first is the mean of its four."""
+        """Latents [B, C, F, h, w] -> pictures [B, 3, 4F-3, H, W] in [-1, 1]; the first is the mean of its four."""
         rows = self.restore(latents.permute(0, 2, 3, 4, 1)).unflatten(-1, (3, PACK, *self.patch))
         video = rows.permute(0, 4, 1, 5, 2, 6, 3, 7).flatten(6, 7).flatten(4, 5).flatten(2, 3)
         first = video[:, :, :PACK].mean(dim=2, keepdim=True)
@@ -107,7 +107,7 @@ class LinearVideoCodec(LinearCodec):
         high, wide = self.patch
         if frames % PACK != 1 or height % high or width % wide:
             raise OviError(
-                f"codec: pictures of {width}x{height}, {frames} frames; it takes multiples of {wide}x{high} and 4k+1 frames"
+                f"codec: {frames} pictures of {width}x{height}; it takes 4k+1 frames and multiples of {wide}x{high}"
             )
         video = torch.cat((video[:, :, :1].expand(-1, -1, PACK - 1, -1, -1), video), dim=2)
         parts = video.unflatten(4, (-1, wide)).unflatten(3, (-1, high)).unflatten(2, (-1, PACK))
