@@ -97,7 +97,7 @@ def audio_activity(audio: Array, rate: int) -> Activity:
 
 
 def sync(video: Activity, audio: Activity, max_offset_ms: float = 1000.0) -> SyncEstimate:
-    """The offset at which picture and sound agree best, of all PAIRS. A curve without activity agrees with nothing: 0."""
+    """The offset at which picture and sound agree best in any of PAIRS. Curves without activity agree with nothing."""
     count = min(video.curves.shape[1], audio.curves.shape[1])
     size = next_fast_len(count + round(max_offset_ms / 1000 / STEP) + 1)
     seen = dict(zip(video.names, rfft(video.curves[:, :count], size, axis=1), strict=True))

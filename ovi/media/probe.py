@@ -1,0 +1,153 @@
+"""What a media file holds: its best picture and sound stream, their clocks, and the reasons a file cannot be used.
+
+A file is judged by its first decoded picture, not by its name or header alone. It does not decode the rest.
+Try it: `python -c "from ovi.media import probe; print(probe.probe('clip.mp4'))"`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+
+from ovi.errors import OviError, one_line
+
+Source = str | Path
+HDR_TRANSFERS = {16: "smpte2084", 18: "arib-std-b67"}  # PQ and HLG; everything else is shown as SDR
+MICROSECOND = Fraction(1, 1_000_000)
+
+
+class MediaError(OviError):
+    """A file that cannot be used. `reason` is a code:
+
+    unreadable, truncated, no_video, no_audio, interlaced, hdr, short.
+    """
+
+    def __init__(self, path: Source, reason: str, what: str) -> None:
+        super().__init__(f"{path}: {what}")
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class VideoStream:
+    """width and height as displayed (turned by `rotation`, square pixels); start and end in s on the file's clock."""
+
+    index: int  # among all streams
+    number: int  # among the picture streams
+    codec: str
+    width: int
+    height: int
+    rotation: int  # degrees counter-clockwise that bring a decoded picture upright: 0, 90, 180 or 270
+    average_rate: Fraction
+    time_base: Fraction
+    start: Fraction
+    end: Fraction | None  # as the header says
+    interlaced: bool
+    transfer: str  # "sdr", or the HDR transfer's name
+    pix_fmt: str
+
+
+@dataclass(frozen=True)
+class AudioStream:
+    index: int  # among all streams
+    number: int  # among the sound streams
+    codec: str
+    rate: int
+    channels: int
+    start: Fraction
+
+
+@dataclass(frozen=True)
+class MediaInfo:
+    """duration in s as the header says; None where it does not."""
+
+    path: str
+    container: str
+    duration: Fraction | None
+    video: VideoStream | None
+    audio: AudioStream | None
+
+    def pictures(self) -> VideoStream:
+        """The picture stream. Raises MediaError no_video, interlaced or hdr when it cannot be used."""
+        if self.video is None:
+            raise MediaError(self.path, "no_video", "has no picture stream")
+        if self.video.interlaced:
+            raise MediaError(self.path, "interlaced", "is interlaced; deinterlace it first")
+        if self.video.transfer != "sdr":
+            raise MediaError(self.path, "hdr", f"is HDR ({self.video.transfer}); tone-map it to SDR first")
+        return self.video
+
+    def sound(self) -> AudioStream:
+        """The sound stream. Raises MediaError no_audio."""
+        if self.audio is None:
+            raise MediaError(self.path, "no_audio", "has no sound stream")
+        return self.audio
+
+
+def probe(path: Source) -> MediaInfo:
+    """Facts about a file, picture or sound or both. Raises MediaError unreadable."""
+    with opened(path) as container:
+        best = container.streams.best("video"), container.streams.best("audio")
+        videos = [
+            _video(path, container, k, stream) for k, stream in enumerate(container.streams.video) if stream in best
+        ]
+        audios = [_audio(k, stream) for k, stream in enumerate(container.streams.audio) if stream in best]
+        duration = None if container.duration is None else container.duration * MICROSECOND
+        info = MediaInfo(str(path), container.format.name, duration, next(iter(videos), None), next(iter(audios), None))
+    if info.video is None and info.audio is None:
+        raise MediaError(path, "unreadable", "holds neither pictures nor sound")
+    return info
+
+
+@contextlib.contextmanager
+def opened(path: Source) -> Iterator[av.container.InputContainer]:
+    """The file opened for reading; whatever libav finds wrong inside the block becomes a MediaError unreadable."""
+    if not Path(path).is_file():
+        raise MediaError(path, "unreadable", "no such file")
+    try:
+        with av.open(str(path), timeout=30.0) as container:
+            yield container
+    except (av.error.FFmpegError, ValueError, MemoryError) as error:
+        words = error.strerror if isinstance(error, av.error.FFmpegError) else one_line(error)
+        raise MediaError(path, "unreadable", f"cannot be read as media ({words})") from None
+
+
+def _video(
+    path: Source, container: av.container.InputContainer, number: int, stream: av.VideoStream
+) -> VideoStream | None:
+    if stream.disposition & av.stream.Disposition.attached_pic:  # the cover of an album
+        return None
+    frame = next(container.decode(stream), None)
+    if frame is None:
+        raise MediaError(path, "unreadable", "no picture in it can be decoded")
+    rotation = round(frame.rotation / 90) * 90 % 360
+    width, height = round(frame.width * (stream.sample_aspect_ratio or 1)), frame.height
+    if rotation in (90, 270):
+        width, height = height, width
+    time_base = Fraction(stream.time_base or 0)
+    start = Fraction(frame.pts or 0) * time_base
+    first = Fraction(stream.start_time or 0) * time_base
+    return VideoStream(
+        index=stream.index,
+        number=number,
+        codec=stream.codec_context.name,
+        width=width,
+        height=height,
+        rotation=rotation,
+        average_rate=Fraction(stream.average_rate or stream.guessed_rate or 0),
+        time_base=time_base,
+        start=start,
+        end=None if stream.duration is None else first + stream.duration * time_base,
+        interlaced=frame.interlaced_frame,
+        transfer=HDR_TRANSFERS.get(int(frame.color_trc), "sdr"),
+        pix_fmt=frame.format.name,
+    )
+
+
+def _audio(number: int, stream: av.AudioStream) -> AudioStream:
+    start = Fraction(stream.start_time or 0) * Fraction(stream.time_base or 0)
+    return AudioStream(stream.index, number, stream.codec_context.name, stream.rate, stream.channels, start)
