@@ -82,7 +82,12 @@ def _partners(record: dict[str, Any], reason: str, results: Results) -> None:
 
 def _curve(record: dict[str, Any], stage: str, modality: str) -> Curve:
     points = record.get("curve") or []
-    single = len(STAGES[stage]) == 1
-    training = [(point["step"], point["loss"]) for point in points if single and point.get("loss") is not None]
-    validation = [(p["step"], p[f"val_{modality}"]) for p in points if p.get(f"val_{modality}") is not None]
+    validation, training = (
+        [
+            (point["step"], point[f"{kind}_{modality}"])
+            for point in points
+            if point.get(f"{kind}_{modality}") is not None
+        ]
+        for kind in ("val", "loss")
+    )
     return Curve(stage, modality, validation, training)

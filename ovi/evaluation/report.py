@@ -74,7 +74,7 @@ def demo_page(settings: Settings, evaluation: Path, clip: Path, out: Path) -> No
         raise OviError(f"{clip}: no clip there; run `ovi clip` first")
     strip, waveform = pictures.strip_and_waveform(clip)
     under = f"{clip.name}, made by the packaged service over HTTP; seed {settings.service.seed}"
-    shown = page.clip(settings.service.prompt or "(no prompt)", clip.read_bytes(), strip, waveform, under)
+    shown = page.clip(settings.service.prompt, clip.read_bytes(), strip, waveform, under)
     front = page.section(
         "The served clip", page.words("What the running service answered when it was asked for this:"), shown
     )

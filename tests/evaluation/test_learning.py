@@ -14,11 +14,16 @@ def stage(models: Path, name: str, **record: object) -> None:
     storage.write_json(models / name / "metrics.json", {"stage": name, "steps": 20, "seconds": 1.5, **record})
 
 
-def curve(*modalities: str) -> list[dict[str, float]]:
-    return [
-        {"step": step, "loss": 2.0 - step / 20} | {f"val_{m}": 1.8 - step / 25 for m in modalities}
-        for step in (0, 10, 20)
-    ]
+def curve(*modalities: str) -> list[dict[str, float | None]]:
+    """As the training loop writes it: no training loss before the first step, no validation at every point."""
+    points: list[dict[str, float | None]] = []
+    for step in (0, 5, 10, 20):
+        point: dict[str, float | None] = {"step": step, "loss": None if step == 0 else 2.0 - step / 20}
+        for modality in modalities:
+            point |= {} if step == 0 else {f"loss_{modality}": 1.9 - step / 20}
+            point |= {} if step == 5 else {f"val_{modality}": 1.8 - step / 25}
+        points.append(point)
+    return points
 
 
 def test_losses_drops_and_partners(tmp_path: Path) -> None:
@@ -37,6 +42,8 @@ def test_losses_drops_and_partners(tmp_path: Path) -> None:
         ("fusion", "audio"),
     ]
     assert curves[0].validation == [(0, 1.8), (10, 1.4), (20, 1.0)]
+    assert [step for step, _ in curves[2].training] == [5, 10, 20]
+    assert [loss for _, loss in curves[2].training] == pytest.approx([1.65, 1.4, 0.9])
     assert results.values["loss/audio_pretrain/audio/end"] is None
     assert "audio_pretrain has not run" in results.reasons["loss/audio_pretrain/audio/end"]
 
