@@ -1,0 +1,30 @@
+"""The straight path between data and noise (paper 4.2): x = (1-sigma)*data + sigma*noise, velocity = noise - data.
+
+Training and sampling meet here; neither the model nor a schedule is known.
+Try it: `pytest tests/diffusion/test_flow.py`.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+TIMESTEPS = 1000.0  # the network's timestep is 1000 * sigma
+
+
+def interpolate(data: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+    """The point at sigma [B] in [0, 1] on the way from data [B, ...] to noise [B, ...]."""
+    return data + _spread(sigma, data) * (noise - data)
+
+
+def velocity_target(data: Tensor, noise: Tensor) -> Tensor:
+    """What the network learns to say anywhere on the path: noise - data."""
+    return noise - data
+
+
+def estimate_data(x: Tensor, velocity: Tensor, sigma: Tensor) -> Tensor:
+    """The data that x [B, ...] and a velocity at sigma [B] point to."""
+    return x - _spread(sigma, x) * velocity
+
+
+def _spread(sigma: Tensor, like: Tensor) -> Tensor:
+    return sigma.reshape(-1, *[1] * (like.ndim - 1)).to(like.dtype)
