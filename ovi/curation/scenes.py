@@ -40,23 +40,26 @@ def thumbnail(rgb: Pixels) -> Pixels:
     return np.asarray(cv2.resize(rgb, (SIDE, SIDE), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def mark_starts(items: Iterable[Item], thumb: Callable[[Item], Pixels], fps: float) -> Iterator[tuple[Item, bool]]:
-    """Each item with whether it starts a scene, in order, about AHEAD_S behind the reading. The first one does.
+def mark_starts(
+    items: Iterable[Item], thumb: Callable[[Item], Pixels], fps: float
+) -> Iterator[tuple[Item, bool, float]]:
+    """Each item with whether it starts a scene and how far it jumps from the one before it in its scene (levels).
 
-    `thumb` gives an item's thumbnail; `fps` is how many items a second has, about.
+    In order, about AHEAD_S behind the reading; the first item starts a scene. `thumb` gives an item's thumbnail; `fps`
+    is how many items a second has, about.
     """
     back, ahead = (max(STEADY + 1, round(seconds * fps)) for seconds in (BACK_S, AHEAD_S))
     past: deque[_Step] = deque(maxlen=back)  # of the running scene only
     future: deque[tuple[Item, _Step]] = deque()
 
-    def leave() -> tuple[Item, bool]:
+    def leave() -> tuple[Item, bool, float]:
         starts = not past or _is_cut(past, [step for _, step in future])
         item, step = future.popleft()
         if starts:
             past.clear()
             step = _Step(step.small, 0.0)
         past.append(step)
-        return item, starts
+        return item, starts, step.jump
 
     before: Pixels | None = None
     for item in items:

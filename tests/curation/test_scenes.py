@@ -14,8 +14,8 @@ from ovi.synthetic.scenes import SCENES, render
 
 def starts(frames: list[Pixels] | Pixels, fps: float = 24.0) -> list[int]:
     marked = list(mark_starts(frames, thumbnail, fps))
-    assert [id(frame) for frame, _ in marked] == [id(frame) for frame in frames] or isinstance(frames, np.ndarray)
-    return [at for at, (_, begins) in enumerate(marked) if begins]
+    assert [id(frame) for frame, _, _ in marked] == [id(frame) for frame in frames] or isinstance(frames, np.ndarray)
+    return [at for at, (_, begins, _) in enumerate(marked) if begins]
 
 
 def moving(seed: int, count: int, hold: int = 1) -> Pixels:
