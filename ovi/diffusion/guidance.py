@@ -71,11 +71,22 @@ def velocity(
         told = _run(model, video, audio, t, prompt, prompt, clean)
         kept = _run(model, video, audio, t, *negatives, clean, guidance.skip_layer)
     else:
-        twice = (torch.cat((x, x)) for x in (video, audio, t))
+        video, audio, t = (torch.cat((x, x)) for x in (video, audio, t))
         both_clean = None if clean is None else torch.cat((clean, clean))
-        v, a = _run(model, *twice, *(prompt + negative for negative in negatives), both_clean)
+        for_video, for_audio = (prompt + negative for negative in negatives)
+        v, a = _run(model, video, audio, t, for_video, for_audio, both_clean)
         told, kept = zip(v.chunk(2), a.chunk(2), strict=True)
-    return kept[0].lerp(told[0], guidance.video), kept[1].lerp(told[1], guidance.audio)
+    return guided(*told, *kept, guidance)
+
+
+def guided(
+    video: Tensor, audio: Tensor, negative_video: Tensor, negative_audio: Tensor, guidance: Guidance
+) -> tuple[Tensor, Tensor]:
+    """Away from the negative velocities, each modality by its own scale."""
+    return (
+        negative_video + guidance.video * (video - negative_video),
+        negative_audio + guidance.audio * (audio - negative_audio),
+    )
 
 
 def _run(

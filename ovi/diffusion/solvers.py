@@ -127,7 +127,11 @@ class UniPC:
         return y - (self.estimates[0] - last) * (weight * rho1 / rk) - (m - last) * (weight * (b1 - rho1))
 
 
-SOLVERS = {"unipc": UniPC, "dpm++": DPMPlusPlus, "euler": Euler}
+SOLVERS: dict[str, type[UniPC] | type[DPMPlusPlus] | type[Euler]] = {
+    "unipc": UniPC,
+    "dpm++": DPMPlusPlus,
+    "euler": Euler,
+}
 
 
 def _shifted(sigma: NDArray[np.float64], shift: float) -> NDArray[np.float64]:
