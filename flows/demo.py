@@ -57,11 +57,10 @@ def _run(workspace: Workspace, settings: Settings, graph: Graph, lock: int) -> N
     from flows.lineage import Lineage
     from flows.local import LocalExecutor
 
-    with server.prefect(workspace):
-        from flows import pipeline  # reads where the server is
+    with server.prefect(workspace) as wait, Lineage(workspace, settings) as lineage:
+        from flows import pipeline  # while the server starts; reads where it will be
 
-        lineage = Lineage(workspace, settings)
-        lineage.settle()
+        wait()
         pipeline.run(settings, graph, LocalExecutor(workspace.root, keep_open=(lock,)), lineage)
 
 

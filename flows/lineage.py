@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from flows.graph import Inputs
 from flows.jobs import Outcome
@@ -21,37 +21,41 @@ from ovi.tracking import Run
 
 
 class Lineage:
-    """The runs of one pipeline. Records in out/runs say which are open, so that those of a killed one can be closed."""
+    """The runs of one pipeline, open as long as the `with` block; left by a signal it is KILLED, by an error FAILED.
+
+    Enter it while holding the workspace's lock: what a killed pipeline left open is closed first (out/runs says what).
+    """
 
     def __init__(self, workspace: Workspace, settings: Settings) -> None:
         self._workspace, self._settings = workspace, settings
         self._code = code_tags(workspace.root)
-        self._parent: Run | None = None
 
-    def settle(self) -> None:
-        """Close as KILLED what a killed pipeline left open. Call while holding the workspace's lock."""
+    def __enter__(self) -> Self:
         for name, record in self._workspace.records().items():
             if record.get("state") == "running":
                 Run.open(self._settings.tracking, name, key=record["key"]).close("KILLED")
                 self._workspace.record(name, **{**record, "state": "killed"})
-
-    def open(self, flow_run: str) -> None:
-        """The pipeline's run: the same for the same settings and commit, so a continued pipeline stays one run."""
+        # the same run for the same settings and commit, so that a continued pipeline stays one run
         text = config.dump(self._settings) + self._code["mlflow.source.git.commit"]
         key = f"pipeline {hashlib.sha256(text.encode()).hexdigest()}"
-        tags = {**self._code, "ovi.profile": self._settings.profile, "ovi.flow_run": flow_run}
-        self._parent = Run.open(self._settings.tracking, "pipeline", tags=tags, key=key)
+        self._parent = Run.open(
+            self._settings.tracking, "pipeline", tags={"ovi.profile": self._settings.profile}, key=key
+        )
+        self._parent.set_tags(self._code)
         self._parent.log_params(self._settings.model_dump(mode="json"))
         self._workspace.record("pipeline", state="running", key=key)
+        return self
 
-    def close(self, status: str) -> None:
-        """`status`: FINISHED, FAILED or KILLED."""
-        if self._parent is not None:
-            self._parent.close(status)
-            self._workspace.record("pipeline", state=status.lower())
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        status = "FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED"
+        self._parent.close(status)
+        self._workspace.record("pipeline", state=status.lower())
+
+    def tag(self, **tags: str) -> None:
+        """Tags of the pipeline's run, as ovi.<name>."""
+        self._parent.set_tags({f"ovi.{name}": value for name, value in tags.items()})
 
     def open_stage(self, stage: str, inputs: Inputs) -> Run:
-        assert self._parent is not None
         run = Run.open(self._settings.tracking, stage, parent=self._parent.id, key=inputs.key)
         hashes = {f"ovi.input.{path}": value for path, value in {**inputs.data, **inputs.code}.items()}
         run.set_tags({**self._code, **hashes, "ovi.stage": stage, "mlflow.parentRunId": self._parent.id})

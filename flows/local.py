@@ -8,6 +8,7 @@ Try it: `pytest tests/flows/test_local.py`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -137,9 +138,11 @@ class Tree:
         if self.alive:
             self._guard.kill()
             self._guard.wait()
-        for process in self._seen:  # survivors exist only if the guard itself was killed
-            if process.is_running():
+        left = [process for process in self._seen if process.is_running()]  # none, unless the guard itself was killed
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+        psutil.wait_procs(left, AFTER_GRACE_S)
         if impatient is not None:
             raise impatient
 

@@ -15,6 +15,8 @@ from typing import Any
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogWorker
 from prefect.runtime import flow_run
 
 from flows.graph import Graph
@@ -24,6 +26,8 @@ from flows.local import log_path
 from flows.view import StageView
 from ovi.config import Resources, Settings
 from ovi.errors import ConfigError, OviError, Preempted
+
+DRAIN_S = 10.0
 
 
 def run(settings: Settings, graph: Graph, executor: Executor, lineage: Lineage) -> None:
@@ -41,22 +45,14 @@ def run(settings: Settings, graph: Graph, executor: Executor, lineage: Lineage) 
         persist_result=False,
     )
     def pipeline(settings: dict[str, Any]) -> None:
-        lineage.open(str(flow_run.id))
-        status = "KILLED"
+        lineage.tag(flow_run=str(flow_run.id))
         rows = []
-        try:
-            for stage in graph.order:
-                reasons = graph.reasons(stage)
-                rows.append({"stage": stage, "ran because": "; ".join(reasons) or "unchanged, not run"})
-                if reasons:
-                    work(stage, reasons)
-            create_table_artifact(rows, key="ovi-stages", description=f"Stages of profile {settings['profile']}")
-            status = "FINISHED"
-        except Exception:
-            status = "FAILED"
-            raise
-        finally:
-            lineage.close(status)
+        for stage in graph.order:
+            reasons = graph.reasons(stage)
+            rows.append({"stage": stage, "ran because": "; ".join(reasons) or "unchanged, not run"})
+            if reasons:
+                work(stage, reasons)
+        create_table_artifact(rows, key="ovi-stages", description=f"Stages of profile {settings['profile']}")
 
     def work(stage: str, reasons: list[str]) -> None:
         needs = settings.resources.get(stage, Resources())
@@ -74,7 +70,11 @@ def run(settings: Settings, graph: Graph, executor: Executor, lineage: Lineage) 
 
         attempt(reasons)
 
-    pipeline(values)
+    try:
+        pipeline(values)
+    finally:  # while the server still lives: at the process's end Prefect would wait a minute for one that is gone
+        EventsWorker.drain_all(timeout=DRAIN_S)
+        APILogWorker.drain_all(timeout=DRAIN_S)
 
 
 def _run_stage(

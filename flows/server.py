@@ -15,7 +15,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from flows import environment
@@ -63,7 +63,7 @@ class Server:
 
 
 def start_prefect(workspace: Workspace, port: int) -> Server:
-    """A Prefect server with its database in out/prefect; `announce_prefect` it once it is ready."""
+    """A Prefect server with its database in out/prefect."""
     command = ("prefect", "server", "start", "--host", HOST, "--port", str(port))
     return Server(workspace.root, "prefect", command, port, "/api/health", {"PREFECT_HOME": str(workspace.prefect)})
 
@@ -92,34 +92,29 @@ def find_prefect(workspace: Workspace) -> str | None:
     return None
 
 
-def announce_prefect(workspace: Workspace, server: Server) -> None:
-    storage.write_json(workspace.prefect / "server.json", {"url": server.url, "pid": os.getpid()})
-
-
 @contextlib.contextmanager
-def prefect(workspace: Workspace) -> Iterator[None]:
+def prefect(workspace: Workspace) -> Iterator[Callable[[], None]]:
     """Environment variables that lead to a Prefect server: the user's, this clone's, or one for the block alone.
 
-    Import prefect inside the block: it reads them once.
+    Yields what waits until it answers. Import prefect inside the block: it reads the variables once.
     """
     os.environ.update(
         PREFECT_HOME=str(workspace.prefect),
         PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL="CRITICAL",  # its words go to its pages; the terminal is ours
         PREFECT_RESULTS_PERSIST_BY_DEFAULT="false",
     )
-    found = os.environ.get("PREFECT_API_URL") or find_prefect(workspace)
-    if found:
-        os.environ["PREFECT_API_URL"] = found if found.endswith("/api") else f"{found}/api"
-        yield
+    users = os.environ.get("PREFECT_API_URL")
+    found = find_prefect(workspace)
+    if users or found:
+        os.environ["PREFECT_API_URL"] = users or f"{found}/api"
+        yield lambda: None
         return
     server = start_prefect(workspace, free_port(PREFECT_PORT))
+    os.environ["PREFECT_API_URL"] = f"{server.url}/api"
     try:
-        server.ready()
-        announce_prefect(workspace, server)
-        os.environ["PREFECT_API_URL"] = f"{server.url}/api"
-        yield
+        yield lambda: _announce(workspace, server)
     finally:
-        os.environ.pop("PREFECT_API_URL", None)
+        del os.environ["PREFECT_API_URL"]
         server.stop()
 
 
@@ -139,11 +134,10 @@ def pages(workspace: Workspace, settings: Settings, mlflow_port: int, prefect_po
         servers.append(start_mlflow(workspace, settings.tracking, mlflow_port))
         if found is None:
             servers.append(start_prefect(workspace, prefect_port))
-        for server in servers:
-            server.ready()
+        servers[0].ready()
         if found is None:
-            announce_prefect(workspace, servers[-1])
-        yield {"mlflow": servers[0].url, "prefect": found or servers[-1].url}
+            _announce(workspace, servers[1])
+        yield {"mlflow": servers[0].url, "prefect": found or servers[1].url}
     finally:
         for server in servers:
             server.stop()
@@ -170,6 +164,12 @@ def answers(url: str) -> bool:
             return bool(reply.status == 200)
     except (urllib.error.URLError, http.client.HTTPException, OSError):
         return False
+
+
+def _announce(workspace: Workspace, server: Server) -> None:
+    """Wait for the Prefect server, then tell other commands of this clone where it is."""
+    server.ready()
+    storage.write_json(workspace.prefect / "server.json", {"url": server.url})
 
 
 def _is_free(host: str, port: int) -> bool:

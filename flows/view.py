@@ -55,4 +55,6 @@ def seconds(value: float) -> str:
 
 
 def memory(peak_bytes: int) -> str:
-    return f"{peak_bytes / 2**30:.2f} GiB" if peak_bytes else "-"
+    if peak_bytes < 2**20:
+        return "-"
+    return f"{peak_bytes / 2**30:.2f} GiB" if peak_bytes >= 2**28 else f"{peak_bytes / 2**20:.0f} MiB"
