@@ -20,7 +20,8 @@ from ovi.media.probe import MediaError, MediaInfo, Source, VideoStream, opened, 
 
 SCALES = {"u8": 128.0, "s16": 32768.0, "s32": 2147483648.0, "flt": 1.0, "dbl": 1.0}  # of a full-scale sample
 JITTER = Fraction(1, 200)  # s by which containers with coarse clocks may misplace a block of sound
-MISSING = Fraction(1, 2)  # s that may be missing at the end before a file counts as truncated
+HOLE = 60  # s of silence between two blocks of sound that no sane file has
+MISSING = Fraction(1, 2)  # s that may be missing at the end before a file counts as damaged
 
 
 @dataclass(frozen=True)
@@ -48,65 +49,77 @@ class Sound:
 def frames(path: Source, info: MediaInfo | None = None) -> Iterator[Frame]:
     """The pictures of the best picture stream in the order of their times, none twice.
 
-    Raises MediaError: unreadable, no_video, interlaced, hdr, or truncated (at the end, when the header promised more).
+    Raises MediaError: unreadable, no_video, interlaced, hdr, no_clock, or damaged (when it breaks off before its end).
     """
     info = info or probe(path)
     stream = info.pictures()
     waiting: Frame | None = None
     usual = 1 / stream.average_rate if stream.average_rate else Fraction(1, 24)
-    for picture in _pictures(path, stream.number):
+    for picture, rgb in _pictures(path, stream):
         if picture.interlaced_frame:
             raise MediaError(path, "interlaced", "is interlaced in part; deinterlace it first")
-        if picture.pts is not None:
-            time = picture.pts * stream.time_base
+        if picture.pts is None:
+            time = waiting.end if waiting else stream.start
         else:
-            time = waiting.time + usual if waiting else stream.start
+            time = picture.pts * stream.time_base
         if waiting is not None:
-            if time <= waiting.time:
+            if time < waiting.time:
+                raise MediaError(path, "no_clock", "shows pictures at times that run backwards; convert it to MP4")
+            if time == waiting.time:
                 continue
             yield Frame(waiting.time, time, waiting.rgb)
         lasts = picture.duration * stream.time_base if picture.duration else usual
-        waiting = Frame(time, time + lasts, _upright(picture, stream))
+        waiting = Frame(time, time + lasts, rgb)
     if waiting is None:
         raise MediaError(path, "unreadable", "no picture in it can be decoded")
     yield waiting
-    if stream.end is not None and waiting.end + MISSING < stream.end:
-        raise MediaError(path, "truncated", f"ends after {float(waiting.end):.2f} s of {float(stream.end):.2f}")
+    _check_end(path, waiting.end, stream.end)
 
 
 def audio(path: Source, info: MediaInfo | None = None) -> Sound:
     """The whole best sound stream at its own rate. Gaps between its blocks are silence.
 
-    Raises MediaError: unreadable, no_audio.
+    Raises MediaError: unreadable, no_audio, or damaged (when it breaks off before its end).
     """
     info = info or probe(path)
     stream = info.sound()
     blocks: list[NDArray[np.float32]] = []
-    start, filled = stream.start, 0
-    with opened(path) as container:
+    start, rate, filled = stream.start, stream.rate, 0
+    with opened(path, "damaged") as container:
         for block in container.decode(container.streams.audio[stream.number]):
             samples = _samples(block)
-            if block.pts is not None and block.time_base:
-                time = block.pts * block.time_base
-                start = time if not blocks else start
-                gap = sample_at(time, stream.rate, start) - filled
-                if gap > JITTER * stream.rate:
-                    blocks.append(np.zeros((gap, samples.shape[1]), np.float32))
-                    filled += gap
-                elif -gap > JITTER * stream.rate:
-                    samples = samples[-gap:]
+            time = filled / Fraction(rate) + start if block.pts is None else block.pts * Fraction(block.time_base or 0)
+            if not blocks:
+                start, rate = time, block.sample_rate
+            elif block.sample_rate != rate or samples.shape[1] != blocks[0].shape[1]:
+                raise MediaError(path, "damaged", "changes its sound's rate or channels on the way")
+            gap = sample_at(time, rate, start) - filled
+            if gap > HOLE * rate:
+                raise MediaError(path, "damaged", f"has a hole of {gap / rate:.0f} s in its sound")
+            if gap > JITTER * rate:
+                samples = np.pad(samples, ((gap, 0), (0, 0)))
+            elif -gap > JITTER * rate:
+                samples = samples[-gap:]
             blocks.append(samples)
             filled += len(samples)
     if not filled:
         raise MediaError(path, "unreadable", "no sound in it can be decoded")
-    return Sound(np.concatenate(blocks), stream.rate, start)
+    sound = Sound(np.concatenate(blocks), rate, start)
+    _check_end(path, sound.end, stream.end)
+    return sound
 
 
-def _pictures(path: Source, number: int) -> Iterator[av.VideoFrame]:
-    with opened(path) as container:
-        stream = container.streams.video[number]
-        stream.codec_context.thread_count = 1  # files are worked on in parallel, not pictures
-        yield from container.decode(stream)
+def _pictures(path: Source, stream: VideoStream) -> Iterator[tuple[av.VideoFrame, NDArray[np.uint8]]]:
+    with opened(path, "damaged") as container:
+        source = container.streams.video[stream.number]
+        source.codec_context.thread_count = 1  # files are worked on in parallel, not pictures
+        for picture in container.decode(source):
+            yield picture, _upright(picture, stream)
+
+
+def _check_end(path: Source, end: Fraction, promised: Fraction | None) -> None:
+    if promised is not None and end + MISSING < promised:
+        raise MediaError(path, "damaged", f"breaks off after {float(end):.2f} s of {float(promised):.2f} s")
 
 
 def _upright(picture: av.VideoFrame, stream: VideoStream) -> NDArray[np.uint8]:

@@ -24,7 +24,8 @@ MICROSECOND = Fraction(1, 1_000_000)
 class MediaError(OviError):
     """A file that cannot be used. `reason` is a code:
 
-    unreadable, truncated, no_video, no_audio, interlaced, hdr, short.
+    unreadable (not media, or nothing in it decodes), damaged (breaks off), no_clock, no_video, no_audio, interlaced,
+    hdr, short (does not cover what was asked for).
     """
 
     def __init__(self, path: Source, reason: str, what: str) -> None:
@@ -45,7 +46,7 @@ class VideoStream:
     average_rate: Fraction
     time_base: Fraction
     start: Fraction
-    end: Fraction | None  # as the header says
+    end: Fraction | None  # as the header promises
     interlaced: bool
     transfer: str  # "sdr", or the HDR transfer's name
     pix_fmt: str
@@ -59,6 +60,7 @@ class AudioStream:
     rate: int
     channels: int
     start: Fraction
+    end: Fraction | None
 
 
 @dataclass(frozen=True)
@@ -91,11 +93,10 @@ class MediaInfo:
 def probe(path: Source) -> MediaInfo:
     """Facts about a file, picture or sound or both. Raises MediaError unreadable."""
     with opened(path) as container:
-        best = container.streams.best("video"), container.streams.best("audio")
-        videos = [
-            _video(path, container, k, stream) for k, stream in enumerate(container.streams.video) if stream in best
-        ]
-        audios = [_audio(k, stream) for k, stream in enumerate(container.streams.audio) if stream in best]
+        streams = container.streams
+        best = [s for s in (streams.best("video"), streams.best("audio")) if s is not None and s.codec_context]
+        videos = [_video(path, container, k, stream) for k, stream in enumerate(streams.video) if stream in best]
+        audios = [_audio(k, stream) for k, stream in enumerate(streams.audio) if stream in best]
         duration = None if container.duration is None else container.duration * MICROSECOND
         info = MediaInfo(str(path), container.format.name, duration, next(iter(videos), None), next(iter(audios), None))
     if info.video is None and info.audio is None:
@@ -104,16 +105,18 @@ def probe(path: Source) -> MediaInfo:
 
 
 @contextlib.contextmanager
-def opened(path: Source) -> Iterator[av.container.InputContainer]:
-    """The file opened for reading; whatever libav finds wrong inside the block becomes a MediaError unreadable."""
+def opened(path: Source, reason: str = "unreadable") -> Iterator[av.container.InputContainer]:
+    """The file opened for reading; what libav finds wrong becomes a MediaError: `reason` once the file is open."""
     if not Path(path).is_file():
         raise MediaError(path, "unreadable", "no such file")
+    now = "unreadable"
     try:
         with av.open(str(path), timeout=30.0) as container:
+            now = reason
             yield container
-    except (av.error.FFmpegError, ValueError, MemoryError) as error:
+    except (av.error.FFmpegError, ValueError, LookupError, OverflowError, MemoryError) as error:
         words = error.strerror if isinstance(error, av.error.FFmpegError) else one_line(error)
-        raise MediaError(path, "unreadable", f"cannot be read as media ({words})") from None
+        raise MediaError(path, now, f"cannot be read as media ({words})") from None
 
 
 def _video(
@@ -129,8 +132,6 @@ def _video(
     if rotation in (90, 270):
         width, height = height, width
     time_base = Fraction(stream.time_base or 0)
-    start = Fraction(frame.pts or 0) * time_base
-    first = Fraction(stream.start_time or 0) * time_base
     return VideoStream(
         index=stream.index,
         number=number,
@@ -140,8 +141,8 @@ def _video(
         rotation=rotation,
         average_rate=Fraction(stream.average_rate or stream.guessed_rate or 0),
         time_base=time_base,
-        start=start,
-        end=None if stream.duration is None else first + stream.duration * time_base,
+        start=Fraction(frame.pts or 0) * time_base,
+        end=_end(stream),
         interlaced=frame.interlaced_frame,
         transfer=HDR_TRANSFERS.get(int(frame.color_trc), "sdr"),
         pix_fmt=frame.format.name,
@@ -150,4 +151,18 @@ def _video(
 
 def _audio(number: int, stream: av.AudioStream) -> AudioStream:
     start = Fraction(stream.start_time or 0) * Fraction(stream.time_base or 0)
-    return AudioStream(stream.index, number, stream.codec_context.name, stream.rate, stream.channels, start)
+    return AudioStream(
+        stream.index, number, stream.codec_context.name, stream.rate, stream.channels, start, _end(stream)
+    )
+
+
+def _end(stream: av.VideoStream | av.AudioStream) -> Fraction | None:
+    """When the stream ends, as its header promises: MP4 counts ticks, Matroska writes a DURATION tag of h:m:s."""
+    time_base = Fraction(stream.time_base or 0)
+    if stream.duration is not None:
+        return (Fraction(stream.start_time or 0) + stream.duration) * time_base
+    try:
+        hours, minutes, seconds = (Fraction(part) for part in stream.metadata.get("DURATION", "").split(":"))
+    except ValueError:
+        return None
+    return hours * 3600 + minutes * 60 + seconds
