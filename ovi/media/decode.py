@@ -21,7 +21,7 @@ from ovi.media.probe import MediaError, MediaInfo, Source, VideoStream, opened, 
 SCALES = {"u8": 128.0, "s16": 32768.0, "s32": 2147483648.0, "flt": 1.0, "dbl": 1.0}  # of a full-scale sample
 JITTER = Fraction(1, 200)  # s by which containers with coarse clocks may misplace a block of sound
 HOLE = 60  # s of silence between two blocks of sound that no sane file has
-MISSING = Fraction(1, 2)  # s that may be missing at the end before a file counts as damaged
+MISSING = Fraction(1, 2)  # s that may be missing at the end before a file counts as truncated
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Sound:
 def frames(path: Source, info: MediaInfo | None = None) -> Iterator[Frame]:
     """The pictures of the best picture stream in the order of their times, none twice.
 
-    Raises MediaError: unreadable, no_video, interlaced, hdr, no_clock, or damaged (when it breaks off before its end).
+    Raises MediaError: unreadable, no_video, interlaced, hdr, no_clock, or truncated (it breaks off before its end).
     """
     info = info or probe(path)
     stream = info.pictures()
@@ -79,23 +79,23 @@ def frames(path: Source, info: MediaInfo | None = None) -> Iterator[Frame]:
 def audio(path: Source, info: MediaInfo | None = None) -> Sound:
     """The whole best sound stream at its own rate. Gaps between its blocks are silence.
 
-    Raises MediaError: unreadable, no_audio, or damaged (when it breaks off before its end).
+    Raises MediaError: unreadable, no_audio, or truncated (it breaks off before its end).
     """
     info = info or probe(path)
     stream = info.sound()
     blocks: list[NDArray[np.float32]] = []
     start, rate, filled = stream.start, stream.rate, 0
-    with opened(path, "damaged") as container:
-        for block in container.decode(container.streams.audio[stream.number]):
+    with opened(path) as container:
+        for block in _decoded(container, container.streams.audio[stream.number]):
             samples = _samples(block)
             time = filled / Fraction(rate) + start if block.pts is None else block.pts * Fraction(block.time_base or 0)
             if not blocks:
                 start, rate = time, block.sample_rate
             elif block.sample_rate != rate or samples.shape[1] != blocks[0].shape[1]:
-                raise MediaError(path, "damaged", "changes its sound's rate or channels on the way")
+                raise MediaError(path, "unreadable", "changes its sound's rate or channels on the way")
             gap = sample_at(time, rate, start) - filled
             if gap > HOLE * rate:
-                raise MediaError(path, "damaged", f"has a hole of {gap / rate:.0f} s in its sound")
+                raise MediaError(path, "unreadable", f"has a hole of {gap / rate:.0f} s in its sound")
             if gap > JITTER * rate:
                 samples = np.pad(samples, ((gap, 0), (0, 0)))
             elif -gap > JITTER * rate:
@@ -110,16 +110,24 @@ def audio(path: Source, info: MediaInfo | None = None) -> Sound:
 
 
 def _pictures(path: Source, stream: VideoStream) -> Iterator[tuple[av.VideoFrame, NDArray[np.uint8]]]:
-    with opened(path, "damaged") as container:
+    with opened(path) as container:
         source = container.streams.video[stream.number]
         source.codec_context.thread_count = 1  # files are worked on in parallel, not pictures
-        for picture in container.decode(source):
+        for picture in _decoded(container, source):
             yield picture, _upright(picture, stream)
+
+
+def _decoded(container: av.container.InputContainer, stream: Any) -> Iterator[Any]:
+    """The stream's frames up to the first packet that is cut off; the check of the end then tells what is missing."""
+    for packet in container.demux(stream):
+        if packet.is_corrupt:
+            return
+        yield from packet.decode()
 
 
 def _check_end(path: Source, end: Fraction, promised: Fraction | None) -> None:
     if promised is not None and end + MISSING < promised:
-        raise MediaError(path, "damaged", f"breaks off after {float(end):.2f} s of {float(promised):.2f} s")
+        raise MediaError(path, "truncated", f"breaks off after {float(end):.2f} s of {float(promised):.2f} s")
 
 
 def _upright(picture: av.VideoFrame, stream: VideoStream) -> NDArray[np.uint8]:

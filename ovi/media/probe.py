@@ -24,8 +24,8 @@ MICROSECOND = Fraction(1, 1_000_000)
 class MediaError(OviError):
     """A file that cannot be used. `reason` is a code:
 
-    unreadable (not media, or nothing in it decodes), damaged (breaks off), no_clock, no_video, no_audio, interlaced,
-    hdr, short (does not cover what was asked for).
+    unreadable (no media file, or damaged), truncated (breaks off before its end), no_clock (times run backwards),
+    no_video, no_audio, interlaced, hdr, short (does not cover what was asked for).
     """
 
     def __init__(self, path: Source, reason: str, what: str) -> None:
@@ -105,18 +105,16 @@ def probe(path: Source) -> MediaInfo:
 
 
 @contextlib.contextmanager
-def opened(path: Source, reason: str = "unreadable") -> Iterator[av.container.InputContainer]:
-    """The file opened for reading; what libav finds wrong becomes a MediaError: `reason` once the file is open."""
+def opened(path: Source) -> Iterator[av.container.InputContainer]:
+    """The file opened for reading; whatever libav finds wrong inside the block becomes a MediaError unreadable."""
     if not Path(path).is_file():
         raise MediaError(path, "unreadable", "no such file")
-    now = "unreadable"
     try:
         with av.open(str(path), timeout=30.0) as container:
-            now = reason
             yield container
     except (av.error.FFmpegError, ValueError, LookupError, OverflowError, MemoryError) as error:
         words = error.strerror if isinstance(error, av.error.FFmpegError) else one_line(error)
-        raise MediaError(path, now, f"cannot be read as media ({words})") from None
+        raise MediaError(path, "unreadable", f"cannot be read as media ({words})") from None
 
 
 def _video(
