@@ -1,0 +1,131 @@
+"""The evaluate stage: what the stages learned, whether generated sound fits generated pictures, and a report of it.
+
+Everything is scored on held-out clips and prompts. A figure that cannot be computed is null, with its reason.
+Try it: `ovi evaluate --model models/fusion --out out/evaluation`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ovi import storage
+from ovi.config import Settings
+from ovi.diffusion.sampler import Clip
+from ovi.evaluation import learning, pictures, report, samples, sync
+from ovi.evaluation.report import Facts, Sample
+from ovi.evaluation.results import NOT_APPLICABLE, Results
+from ovi.evaluation.samples import Prompt, Row
+from ovi.evaluation.sync import SceneSync
+from ovi.media.encode import write_clip
+from ovi.models import folder
+from ovi.progress import Progress
+from ovi.tracking import Run
+
+NO_RECOGNISER = f"{NOT_APPLICABLE}no speech recogniser is configured"
+
+
+def evaluate(
+    settings: Settings, model: Path, clips: Path, latents: Path, models: Path, out: Path, progress: Progress
+) -> dict[str, float | None]:
+    """Fill `out` with metrics.json, metrics_reasons.json, report.html and samples/; the figures by name.
+
+    `models` holds the stages' folders, whose metrics.json are read. Raises OviError for a missing or damaged input.
+    """
+    run = Run.open(settings.tracking, "evaluate")
+    try:
+        run.log_params({"evaluation": settings.evaluation.model_dump(), "sampling": settings.sampling.model_dump()})
+        with storage.atomic_folder(out) as folder_out:
+            results = _evaluate(settings, model, clips, latents, models, folder_out, progress)
+        run.log_metrics(results.values)
+        run.log_file(out / "report.html")
+        run.log_file(out / "metrics_reasons.json")
+    except BaseException:
+        run.close("FAILED")
+        raise
+    run.close()
+    headline = [
+        f"sync/{scene}/{what}" for scene in settings.evaluation.scenes for what in ("auc", "p_value", "real_auc")
+    ]
+    progress.result(report=str(out / "report.html"), **{name: results.values[name] for name in headline})
+    return results.values
+
+
+def _evaluate(
+    settings: Settings, model: Path, clips: Path, latents: Path, models: Path, out: Path, progress: Progress
+) -> Results:
+    torch.set_num_threads(settings.training.ranks * settings.training.threads)
+    results = Results()
+    curves = learning.read_stages(models, results)
+    learning.read_codec(latents, results)
+    results.null("wer", NO_RECOGNISER)
+
+    rows = samples.held_out(clips)
+    asked = samples.prompts(rows, settings)
+    generated = samples.generate(folder.load_model(model), asked, settings.sampling, progress) if asked else []
+    scenes = _score(settings, clips, rows, asked, generated, results, progress)
+    facts = Facts(settings, folder.digest(model), len(rows), _splits(rows))
+    cards = _samples(settings, asked, generated, out / "samples", progress)
+    storage.write_bytes(out / "report.html", report.build(facts, results, curves, scenes, cards).encode())
+    results.write(out)
+    return results
+
+
+def _score(
+    settings: Settings, clips: Path, rows: Sequence[Row], asked: Sequence[Prompt], generated: Sequence[Clip],
+    results: Results, progress: Progress,
+) -> list[SceneSync]:  # fmt: skip
+    """sync/<scene>/... of every scored scene."""
+    done, chosen = [], settings.evaluation
+    progress.start("comparing sound and picture", len(chosen.scenes), "scenes")
+    for scene in chosen.scenes:
+        mine = [
+            (clip.frames, clip.audio) for prompt, clip in zip(asked, generated, strict=True) if prompt.scene == scene
+        ]
+        if not mine:
+            sync.absent(scene, f"{NOT_APPLICABLE}no held-out clip is of scene {scene!r}", results)
+            continue
+        real = samples.real_clips(clips, [row for row in rows if row["scene"] == scene][: chosen.clips_per_scene])
+        judged = sync.judge(
+            scene,
+            _pairs(mine, settings), _pairs(real, settings),
+            settings.seed, chosen.permutations, chosen.shuffles, results,
+        )  # fmt: skip
+        done += [judged] if judged else []
+        progress.advance()
+    return done
+
+
+def _pairs(clips: Sequence[sync.Clip], settings: Settings) -> sync.Pairs:
+    return sync.pairs(clips, settings.clip.fps, settings.clip.sample_rate)
+
+
+def _samples(
+    settings: Settings, asked: Sequence[Prompt], generated: Sequence[Clip], out: Path, progress: Progress
+) -> list[Sample]:
+    """Write the clips to show with their pictures; what the report needs of them."""
+    cards = []
+    places = samples.shown(asked, settings.evaluation.show)
+    progress.start("writing clips", len(places), "clips")
+    for place in places:
+        prompt, clip = asked[place], generated[place]
+        name = f"{prompt.scene or 'clip'}_{prompt.index:02d}"
+        strip, waveform = pictures.strip(clip.frames), pictures.waveform(clip.audio, settings.clip.sample_rate)
+        path = out / f"{name}.mp4"
+        write_clip(path, clip.frames, settings.clip.fps, clip.audio, settings.clip.sample_rate,
+                   width=settings.sampling.display_pixels)  # fmt: skip
+        storage.write_bytes(out / f"{name}_strip.png", strip)
+        storage.write_bytes(out / f"{name}_sound.png", waveform)
+        under = f"{'scene ' + prompt.scene if prompt.scene else 'held-out prompt'}, seed {prompt.seed}"
+        cards.append(Sample(name, prompt.caption, under, path.read_bytes(), strip, waveform))
+        progress.advance()
+    return cards
+
+
+def _splits(rows: Sequence[Row]) -> str:
+    """Where the prompts come from, in words."""
+    names = {"test": "the test split", "val": "the validation split"}
+    counts = [(sum(row["split"] == split for row in rows), name) for split, name in names.items()]
+    return ", ".join(f"{count} of {name}" for count, name in counts if count) or "there are none"

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ovi.evaluation import sync
+from ovi.evaluation.results import Results
+from ovi.synthetic.scenes import render
+
+
+@pytest.fixture(scope="module")
+def blinks() -> list[sync.Clip]:
+    scenes = [render("blink", seed, size=(32, 32)) for seed in range(9)]
+    return [(scene.frames, scene.audio) for scene in scenes]
+
+
+def judged(generated: list[sync.Clip], real: list[sync.Clip]) -> tuple[sync.SceneSync | None, Results]:
+    results = Results()
+    found = sync.judge("blink", sync.pairs(generated, 24, 16000), sync.pairs(real, 24, 16000), 0, 2000, 4, results)
+    return found, results
+
+
+def test_true_pairs_stand_out(blinks: list[sync.Clip]) -> None:
+    found, results = judged(blinks, blinks[:5])
+    assert found is not None
+    assert results.reasons == {}
+    assert set(results.values) == {f"sync/blink/{figure}" for figure in sync.FIGURES}
+    assert results.values["sync/blink/auc"] == results.values["sync/blink/real_auc"] == 1.0
+    assert results.values["sync/blink/p_value"] < 0.001
+    assert abs(results.values["sync/blink/offset_ms_median"]) < 15
+    assert results.values["sync/blink/in_sync"] == 1.0
+    assert 0.2 < results.values["sync/blink/shuffled_auc"] < 0.6
+    assert results.values["sync/blink/shuffled_in_sync"] < 0.5
+
+
+def test_swapped_sounds_do_not(blinks: list[sync.Clip]) -> None:
+    frames, sounds = [clip[0] for clip in blinks], [clip[1] for clip in blinks]
+    _, results = judged(list(zip(frames, sounds[1:] + sounds[:1], strict=True)), blinks)
+    assert results.values["sync/blink/auc"] < 0.75
+    assert results.values["sync/blink/p_value"] > 0.05
+    assert results.values["sync/blink/real_auc"] == 1.0
+
+
+def test_late_sound_is_measured_and_is_not_in_sync(blinks: list[sync.Clip]) -> None:
+    late = [(frames, np.concatenate([np.zeros(4000, np.float32), audio[:-4000]])) for frames, audio in blinks]
+    _, results = judged(late, [])
+    assert results.values["sync/blink/offset_ms_median"] == pytest.approx(250, abs=15)
+    assert results.values["sync/blink/in_sync"] == 0.0
+    assert results.values["sync/blink/real_n"] == 0
+    assert results.reasons["sync/blink/real_auc"].startswith("not applicable: ")
+
+
+def test_one_clip_cannot_be_compared(blinks: list[sync.Clip]) -> None:
+    found, results = judged(blinks[:1], blinks)
+    assert found is None
+    assert set(results.values.values()) == {None}
+    assert (
+        results.reasons["sync/blink/auc"] == "not applicable: 1 generated clip(s) of this scene; a comparison needs two"
+    )
+
+
+def test_dead_pictures_and_silence_prove_nothing(blinks: list[sync.Clip]) -> None:
+    dead = [(np.full_like(frames, 9), np.zeros_like(audio)) for frames, audio in blinks]
+    _, results = judged(dead, [])
+    assert results.values["sync/blink/auc"] == 0.5
+    assert results.values["sync/blink/p_value"] == 1.0
