@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 DARK = 24  # highest level of a bar (of 255)
 FLAT = 3.0  # largest standard deviation of levels inside one bar, over all its pixels and frames
 LIT = 0.7  # share of a line that is brighter than the bar, where the picture begins
-STEP = 12  # levels by which it is brighter
+RISE = 5  # levels by which it is brighter
+STEP = 10  # levels that the edge rises by within SOFT lines; a dark sky that brightens slowly has no edge
 BRIGHT = 32  # mean level of a frame that can tell a bar from the dark
 MIN_FRAMES = 3  # bright frames needed
 SOFT = 2  # lines beside the edge that a codec may have blurred: neither flat nor lit
@@ -83,11 +84,13 @@ def _bar(frames: NDArray[np.uint8]) -> int:
     if bright.sum() < MIN_FRAMES:
         return 0
     base = int(levels[:, 0].max())
-    lit = np.median((levels[bright] > base + STEP).mean(2), axis=0)  # [lines]
+    lit = np.median((levels[bright] > base + RISE).mean(2), axis=0)  # [lines]
     begins = int(np.argmax(lit >= LIT))
     if not 0 < begins <= WIDEST * len(lit) or lit[:begins].max() > 1 - LIT:
         return 0
-    return begins if _is_flat(frames[:, : max(1, begins - SOFT)]) else 0
+    outside, inside = levels[bright, max(0, begins - SOFT)], levels[bright, begins + 1]
+    edge = np.median((inside.astype(np.int16) - outside >= STEP).mean(1))
+    return begins if edge >= LIT and _is_flat(frames[:, : max(1, begins - SOFT)]) else 0
 
 
 def _is_flat(frames: NDArray[np.uint8]) -> bool:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 Item = TypeVar("Item")
 Pixels = NDArray[np.uint8]
 
+METHOD = "adaptive-return-v1"
 SIDE = 32  # thumbnails are SIDE x SIDE, whatever the aspect
 MIN_JUMP = 14.0  # mean over pixels of the largest channel difference, in levels of 255
 MIN_RATIO = 2.5  # jump over the usual one nearby

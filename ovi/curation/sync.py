@@ -29,6 +29,8 @@ class SyncScore:
 
 def score(frames: NDArray[np.uint8], fps: int, audio: NDArray[np.float32], rate: int) -> SyncScore:
     """Score of small pictures uint8 [T, H, W, 3] against mono sound float32 [N] from the same instant."""
+    if not (frames != frames[0]).any():  # a still picture agrees with nothing
+        return SyncScore(0.0, 0.0, 0.0)
     found = sync(video_activity(frames, fps), audio_activity(audio, rate))
     return SyncScore(found.offset_ms, found.score, found.at_zero)
 

@@ -71,6 +71,18 @@ def test_a_dark_stretch_keeps_its_bars_unless_they_are_known() -> None:
     assert measure(lit, known) is None
 
 
+def test_a_dark_picture_edge_is_not_cropped_with_the_bar() -> None:
+    slide = render("slide", 0).frames[::12]  # its background is (10, 10, 14)
+    for bar in (8, 16):
+        box = measure(np.pad(slide, ((0, 0), (bar, bar), (0, 0), (0, 0))))
+        assert box == Box(0, bar, 64, 64)
+
+
+def test_a_sky_that_brightens_slowly_has_no_bar() -> None:
+    rise = np.clip(np.arange(90) * 2 - 30, 0, 255).astype(np.uint8)[None, :, None, None]
+    assert measure(np.maximum(rise, np.zeros((11, 90, 160, 3), np.uint8))) is None
+
+
 def test_a_caption_in_the_bar_keeps_it() -> None:
     frames = barred(0, 20, 0, 20)
     frames[:, 115:120, 60:100] = 230
