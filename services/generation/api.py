@@ -7,7 +7,6 @@ Try it: `ovi serve`, then open http://127.0.0.1:3000/ or see http://127.0.0.1:30
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -15,6 +14,7 @@ from typing import Annotated, Any, Protocol
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse
 
+from ovi.diffusion.request import prompt_problems
 from services.generation import metrics, problems
 from services.generation.jobs import Job, JobStore, KeyConflict, QueueFull
 from services.generation.problems import Problem
@@ -49,8 +49,8 @@ class Backend:
         return view(job, self.jobs.position(job))
 
 
-def create_app(backend: Callable[[], Backend]) -> FastAPI:
-    """The app; `backend` is asked at every request, so that the app can exist before the service has started."""
+def create_app(backend: Backend) -> FastAPI:
+    """The app over one backend."""
     app = FastAPI(
         title="Ovi video generation", version="1.0", description=__doc__, docs_url=None, redoc_url=None,
         redirect_slashes=False,
@@ -62,7 +62,7 @@ def create_app(backend: Callable[[], Backend]) -> FastAPI:
 
 
 def _backend(request: Request) -> Backend:
-    return request.app.state.backend()
+    return request.app.state.backend
 
 
 def _job(video_id: str, backend: Annotated[Backend, Depends(_backend)]) -> Job:
@@ -84,6 +84,8 @@ Key = Annotated[
 @router.post("/v1/videos", status_code=202, response_model=VideoJob)
 def create(body: VideoRequest, backend: Here, response: Response, idempotency_key: Key = None) -> VideoJob:
     """Puts a clip in the queue. 429 with Retry-After when the queue is full."""
+    if found := prompt_problems(body.prompt):
+        raise Problem(422, "validation_error", found[0], "prompt")
     try:
         effective = resolve(body, backend.served)
         job, created = backend.jobs.submit(

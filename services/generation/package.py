@@ -15,7 +15,7 @@ import sys
 import tempfile
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from packaging.requirements import Requirement
@@ -26,6 +26,9 @@ from ovi.errors import OviError
 from ovi.progress import Progress
 from services.generation.schemas import SERVED, Served
 from services.generation.supervisor import SOURCE
+
+if TYPE_CHECKING:
+    from ovi.models.folder import ModelFolder
 
 NAME = "ovi"
 DISTRIBUTION = "ovi-platform"
@@ -38,22 +41,22 @@ def package(settings: Settings, promotion: Path, model: Path, out: Path, progres
 
     Raises OviError when the model was not promoted, is not the promoted one, is damaged, or the build fails.
     """
-    from ovi.models.folder import ModelFolder, digest
+    from ovi.models.folder import ModelFolder
 
-    found = digest(model)
-    decision = _decision(promotion, found)
-    ModelFolder.open(model)
-    label = found[:16]
+    verified = ModelFolder.open(model)
+    decision = _decision(promotion, verified.digest)
+    served = describe(settings, verified)
+    label = verified.digest[:16]
     out.parent.mkdir(parents=True, exist_ok=True)
     with (
         storage.atomic_folder(out) as folder,
         tempfile.TemporaryDirectory(prefix=f".{out.name}.context.", dir=out.parent) as context,
     ):
         progress.note(f"building the Bento {NAME}:{label}")
-        _lay_out(Path(context), settings, model, found, decision)
+        _lay_out(Path(context), served, verified, decision)
         bento = _build(Path(context), folder / "bentoml", label)
         record = {
-            "tag": f"{NAME}:{label}", "bento": bento.relative_to(folder).as_posix(), "model_digest": found,
+            "tag": f"{NAME}:{label}", "bento": bento.relative_to(folder).as_posix(), "model_digest": served.digest,
             "version": label,
         }  # fmt: skip
         storage.write_json(folder / "package.json", record)
@@ -71,14 +74,25 @@ def _decision(promotion: Path, digest: str) -> dict[str, Any]:
     return decision
 
 
-def _lay_out(context: Path, settings: Settings, model: Path, digest: str, decision: dict[str, Any]) -> None:
+def describe(settings: Settings, model: ModelFolder) -> Served:
+    """What the service says of itself and needs to know before the model is loaded."""
+    clip, picture, service = model.config["clip"], model.config["picture"], settings.service
+    return Served(
+        model=f"{NAME}:{model.digest[:16]}", digest=model.digest, width=picture["width"], height=picture["height"],
+        frames=clip["frames"], fps=clip["fps"], sample_rate=clip["sample_rate"], sampling=settings.sampling,
+        queue=service.queue, workers=service.workers,
+    )  # fmt: skip
+
+
+def _lay_out(context: Path, served: Served, model: ModelFolder, decision: dict[str, Any]) -> None:
     """The build context: what `bentoml serve` needs beside the installed requirements, and nothing else."""
     for room in ROOMS:
         shutil.copytree(SOURCE / room, context / room, ignore=shutil.ignore_patterns("__pycache__", ".*"))
-    shutil.copytree(model, context / "model", copy_function=_link)
-    served = describe(settings, model, digest)
+    (context / "model").mkdir()
+    for name in ("model.json", "config.json", *(entry["file"] for entry in model.components.values())):
+        _link(model.path / name, context / "model" / name)
     storage.write_json(context / SERVED, served.model_dump(mode="json"))
-    labels = {"model_digest": digest[:63], "registry_version": str(decision.get("version")), "code": _commit()}
+    labels = {"model_digest": served.digest, "registry_version": str(decision.get("version")), "code": _commit()}
     recipe = {
         "service": "services.generation.service:Generation",
         "description": f"Model {served.model}: clips of {served.whole_seconds} s with their own sound, from a prompt.",
@@ -87,16 +101,6 @@ def _lay_out(context: Path, settings: Settings, model: Path, digest: str, decisi
         "python": {"lock_packages": False, "packages": _requirements()},
     }
     (context / "bentofile.yaml").write_text(yaml.safe_dump(recipe, sort_keys=True), encoding="utf-8")
-
-
-def describe(settings: Settings, model: Path, digest: str) -> Served:
-    """What the service says of itself and needs to know before the model is loaded."""
-    width, height = 32, 32
-    return Served(
-        model=f"{NAME}:{digest[:16]}", digest=digest, width=width, height=height, frames=settings.clip.frames,
-        fps=settings.clip.fps, sample_rate=settings.clip.sample_rate, sampling=settings.sampling,
-        queue=settings.service.queue, workers=settings.service.workers,
-    )  # fmt: skip
 
 
 def _build(context: Path, home: Path, label: str) -> Path:
@@ -141,9 +145,9 @@ def _commit() -> str | None:
     return said.stdout.strip() or None
 
 
-def _link(source: str, target: str) -> None:
+def _link(source: Path, target: Path) -> None:
     """A second name for a weights file, which may be large; a copy where the file system cannot."""
     try:
-        os.link(source, target)
+        os.link(source.resolve(), target)
     except OSError:
-        shutil.copy(source, target)
+        shutil.copyfile(source, target)

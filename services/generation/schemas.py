@@ -11,7 +11,7 @@ import secrets
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ovi import storage
 from ovi.config import Sampling
@@ -29,7 +29,7 @@ class Strict(BaseModel):
 
 
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
-Scale = Annotated[float, Field(ge=0.0, le=30.0)]
+Scale = Annotated[float, Field(ge=0.0, le=20.0)]
 
 
 class Guidance(Strict):
@@ -68,13 +68,6 @@ class VideoRequest(Strict):
     negative_prompt: NegativePrompt = NegativePrompt()
     seconds: Annotated[int, BeforeValidator(_whole_seconds)] | None = Field(default=None, ge=1, description="Whole.")
     size: str | None = Field(default=None, pattern="^[0-9]{1,5}x[0-9]{1,5}$", description="Width x height, as 704x704.")
-
-    @field_validator("prompt")
-    @classmethod
-    def _says_something(cls, prompt: str) -> str:
-        if not prompt.strip():
-            raise ValueError("must not be blank")
-        return prompt
 
 
 class Served(BaseModel):

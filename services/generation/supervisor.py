@@ -35,8 +35,7 @@ class Supervisor:
     """`workers` sampler processes for the bundle and the state folder."""
 
     def __init__(self, bundle: Path, state: Path, jobs: JobStore, workers: int) -> None:
-        threads = max(1, len(os.sched_getaffinity(0)) // workers) if hasattr(os, "sched_getaffinity") else 1
-        words = ["--bundle", str(bundle), "--state", str(state), "--threads", str(threads)]
+        words = ["--bundle", str(bundle), "--state", str(state), "--threads", str(_threads(workers))]
         self._slots = [_Slot(f"worker-{index}", words, jobs) for index in range(workers)]
 
     def start(self) -> None:
@@ -69,6 +68,15 @@ class Supervisor:
             slot.join(max(0.0, deadline - time.monotonic()))
             slot.kill()
             slot.join()
+
+
+def _threads(workers: int) -> int:
+    """Each worker's share of the processors this process may use, unless OMP_NUM_THREADS says otherwise."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    if wanted.isdigit():
+        return max(1, int(wanted))
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, processors // workers)
 
 
 class _Slot(threading.Thread):

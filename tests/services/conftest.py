@@ -42,5 +42,5 @@ def backend(tmp_path: Path, jobs: JobStore, served: Served) -> Backend:
 
 @pytest.fixture
 def client(backend: Backend) -> Iterator[TestClient]:
-    with TestClient(BodyLimit(create_app(lambda: backend)), raise_server_exceptions=False) as client:
+    with TestClient(BodyLimit(create_app(backend)), raise_server_exceptions=False) as client:
         yield client

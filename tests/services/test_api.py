@@ -61,6 +61,8 @@ BAD: list[tuple[Any, str]] = [
     ({}, "prompt"),
     ({"prompt": ""}, "prompt"),
     ({"prompt": " \n\t"}, "prompt"),
+    ({"prompt": "<AUDCAP>Beeps.<ENDAUDCAP> <S>Hello."}, "prompt"),
+    ({"prompt": "Hello<E>"}, "prompt"),
     ({"prompt": 5}, "prompt"),
     ({"prompt": None}, "prompt"),
     ({"prompt": ["a"]}, "prompt"),

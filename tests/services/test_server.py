@@ -1,0 +1,197 @@
+"""A server with real workers and a real, tiny, model: clips, equal bytes, cancel, and every kind of violent death."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from ovi import storage
+from ovi.config import Settings
+from services.generation.clip import check
+from tests.services.models import lay_bundle, save_tiny_model, tiny_settings
+
+PATIENCE_S = 240.0  # the machine may be busy; nothing here waits longer than it must
+ROOT = Path(__file__).parents[2]
+WORK = {"prompt": "A lamp blinks. <AUDCAP>Beeps.<ENDAUDCAP>", "seed": 5}
+LONG = WORK | {"steps": 60}
+
+
+@pytest.fixture(scope="module")
+def settings() -> Settings:
+    return tiny_settings()
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory, settings: Settings) -> Path:
+    folder = tmp_path_factory.mktemp("bundle")
+    return lay_bundle(folder / "bundle", save_tiny_model(folder / "model", settings), settings)
+
+
+class Running:
+    """A server process and a client for it; may be killed and started again on the same state."""
+
+    def __init__(self, bundle: Path, state: Path) -> None:
+        self.bundle, self.state = bundle, state
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60, trust_env=False)
+        self.process: subprocess.Popen[bytes]
+
+    def start(self) -> None:
+        words = [sys.executable, "-m", "tests.services.serve", str(self.bundle), str(self.state), str(self.port)]
+        self.process = subprocess.Popen(words, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        wait(self.listening, "the server listens")
+
+    def listening(self) -> bool:
+        try:
+            return self.client.get("/v1/models").status_code == 200
+        except httpx.TransportError:
+            assert self.process.poll() is None, "the server ended"
+            return False
+
+    def ready(self) -> bool:
+        return all(worker["state"] == "ready" for worker in self.client.get("/v1/capacity").json()["workers"])
+
+    def workers(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children()
+
+    def submit(self, body: dict[str, Any]) -> str:
+        answer = self.client.post("/v1/videos", json=body)
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["id"])
+
+    def look(self, job: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.client.get(f"/v1/videos/{job}").json()
+        return found
+
+    def finish(self, job: str) -> dict[str, Any]:
+        wait(lambda: self.look(job)["status"] not in ("queued", "in_progress"), "the job ends")
+        return self.look(job)
+
+    def reach(self, job: str, step: int) -> None:
+        wait(lambda: self.look(job)["step"] >= step, f"step {step}")
+        assert self.look(job)["status"] == "in_progress"
+
+    def end(self) -> None:
+        self.client.close()
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(timeout=PATIENCE_S)
+
+
+def wait(until: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not until():
+        assert time.monotonic() < deadline, f"waited in vain until {what}"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    running = Running(bundle, tmp_path_factory.mktemp("service") / "state")
+    running.start()
+    yield running
+    running.end()
+
+
+@pytest.fixture(scope="module")
+def long_sha256(server: Running) -> str:
+    """What the long job gives when nobody disturbs it."""
+    done = server.finish(server.submit(LONG))
+    assert done["status"] == "completed", done
+    assert done["attempt"] == 1
+    return str(done["sha256"])
+
+
+def test_a_clip_is_as_promised_and_equal_requests_give_equal_bytes(
+    server: Running, settings: Settings, tmp_path: Path
+) -> None:
+    first, again, other = (server.submit(WORK | {"seed": seed}) for seed in (5, 5, 6))
+    done, same, different = (server.finish(job) for job in (first, again, other))
+    assert done["status"] == "completed", done
+    assert done["sha256"] == same["sha256"] != different["sha256"]
+    assert (done["step"], done["progress"], done["error"]) == (4, 100, None)
+    assert set(done["timings"]) == {"queue", "text", "denoise", "decode", "mux"}
+    answer = server.client.get(f"/v1/videos/{first}/content")
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(answer.content)
+    assert storage.sha256(clip) == done["sha256"]
+    assert len(answer.content) == done["bytes"]
+    facts = check(clip, settings)
+    assert (facts["frames"], facts["width"], facts["height"]) == (121, 64, 64)
+    part = server.client.get(f"/v1/videos/{first}/content", headers={"Range": "bytes=4-7"})
+    assert (part.status_code, part.content) == (206, b"ftyp")
+
+
+def test_a_running_job_is_cancelled_at_its_next_step_and_the_worker_is_free(server: Running) -> None:
+    long, short = server.submit(LONG), server.submit(WORK)
+    server.reach(long, 2)
+    server.client.post(f"/v1/videos/{long}/cancel")
+    ended = server.finish(long)
+    assert (ended["status"], ended["sha256"]) == ("cancelled", None)
+    assert ended["step"] < LONG["steps"]
+    assert server.client.get(f"/v1/videos/{long}/content").status_code == 410
+    assert server.finish(short)["status"] == "completed"
+
+
+def test_deleting_a_running_job_stops_it_and_leaves_no_file(server: Running) -> None:
+    long, short = server.submit(LONG), server.submit(WORK)
+    server.reach(long, 2)
+    assert server.client.delete(f"/v1/videos/{long}").status_code == 200
+    assert server.client.get(f"/v1/videos/{long}").status_code == 404
+    assert server.finish(short)["status"] == "completed"
+    assert [path for path in (server.state / "results").iterdir() if long in path.name] == []
+
+
+def test_a_killed_worker_costs_one_attempt_and_no_byte(server: Running, long_sha256: str) -> None:
+    job = server.submit(LONG)
+    server.reach(job, 3)
+    (worker,) = server.workers()
+    worker.kill()
+    wait(lambda: server.look(job)["status"] == "queued", "the job waits again")
+    assert not server.ready()
+    done = server.finish(job)
+    assert (done["status"], done["attempt"], done["sha256"]) == ("completed", 2, long_sha256)
+    assert server.client.get("/v1/capacity").json()["workers"][0]["restarts"] == 1
+
+
+def test_a_killed_server_takes_its_workers_along_and_loses_nothing(server: Running, long_sha256: str) -> None:
+    running, waiting = server.submit(LONG), server.submit(LONG)
+    server.reach(running, 3)
+    (worker,) = server.workers()
+    os.kill(server.process.pid, signal.SIGKILL)
+    server.process.wait()
+    wait(lambda: not worker.is_running(), "the worker ends too")
+    (server.state / "results" / f".{running}.mp4.half.mp4").write_bytes(b"half a clip")
+    server.start()
+    assert not (server.state / "results" / f".{running}.mp4.half.mp4").exists()
+    for job in (running, waiting):
+        done = server.finish(job)
+        assert (done["status"], done["sha256"]) == ("completed", long_sha256)
+
+
+def test_sigterm_lets_the_running_job_finish_and_keeps_the_waiting_one(bundle: Path, tmp_path: Path) -> None:
+    server = Running(bundle, tmp_path / "state")
+    server.start()
+    running, waiting = server.submit(LONG), server.submit(WORK)
+    server.reach(running, 1)
+    server.process.terminate()
+    assert server.process.wait(timeout=PATIENCE_S) == 0
+    from services.generation.jobs import JobStore
+
+    jobs = JobStore.in_folder(server.state)
+    assert {job.id: job.status for job in jobs.newest(9)} == {running: "completed", waiting: "queued"}
+    jobs.close()
+    server.client.close()
