@@ -212,23 +212,28 @@ class DeepSpeedEngine:
 
 
 def _import_deepspeed() -> Any:
-    """DeepSpeed without its two slow habits: importing mlflow for a tuner nobody calls, and compiling a CPU op."""
+    """DeepSpeed without what costs seconds at every start and is not used here.
+
+    It imports mlflow for a tuner (a None in sys.modules is how Python says that a module is absent), sets up
+    torch.compile for an optimiser we do not choose, and compiles a CPU collective, for which it would need g++.
+    """
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if _cuda() else "cpu")
-    absent = "mlflow" not in sys.modules
-    if absent:
-        sys.modules["mlflow"] = None  # type: ignore[assignment]  # makes `import mlflow` fail, which DeepSpeed expects
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    hidden = {"mlflow": None} if "mlflow" not in sys.modules else {}
+    sys.modules.update(hidden)  # type: ignore[arg-type]
     try:
         import deepspeed
         import deepspeed.ops
     finally:
-        if absent:
-            del sys.modules["mlflow"]
+        for name in hidden:
+            del sys.modules[name]
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
 
 
 def _config(training: Training, stage: Stage, place: Place, weights: dict[str, nn.Parameter]) -> dict[str, Any]:
-    bucket = min(sum(w.numel() for w in weights.values()), 500_000_000)
+    numbers = sum(weight.numel() for weight in weights.values())
+    bucket = min(numbers + numbers % 2, 500_000_000)  # DeepSpeed reserves it at once, and wants it even
     return {
         "train_batch_size": stage.batch,
         "train_micro_batch_size_per_gpu": stage.batch // place.ranks,

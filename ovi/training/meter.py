@@ -13,13 +13,7 @@ from collections.abc import Iterator
 
 class Meter:
     def __init__(self) -> None:
-        self._born = time.perf_counter()
         self._reset()
-
-    @property
-    def seconds(self) -> float:
-        """Since the meter was made."""
-        return time.perf_counter() - self._born
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""What test_engine.py runs in rank processes: `python engine_probe.py RANK RANKS MEETING OUT`.
+"""What test_engine.py runs in rank processes: `python -m tests.training.engine_probe RANK RANKS MEETING OUT`.
 
 One DeepSpeed import for all cases. Writes OUT/<case>.safetensors (weights and moments) and OUT/losses.json.
 """

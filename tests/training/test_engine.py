@@ -6,13 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import engine_probe as probe
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from ovi.errors import ConfigError, OviError
 from ovi.training import engine as engines
+from tests.training import engine_probe as probe
 
 CASES = ("zero1", "zero2", "bf16")
 
@@ -21,7 +21,7 @@ CASES = ("zero1", "zero2", "bf16")
 def deepspeed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two DeepSpeed ranks made of the toy network, in all cases."""
     out = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, probe.__file__]
+    command = [sys.executable, "-m", probe.__name__]
     rest = ["2", str(out / "meeting"), str(out)]
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     with open(out / "log", "w") as log:

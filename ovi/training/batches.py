@@ -1,0 +1,71 @@
+"""Samples and chance -> the tensors of one batch.
+
+What is drawn for a sample (noises, t, whether its caption is dropped, whether its first frame is given) depends on the
+sample and its visit alone, never on its neighbours, its rank or the batch's size. One t serves both modalities; the
+noises are independent (paper 4.2.2). It does not know losses or networks.
+Try it: `pytest tests/training/test_batches.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from ovi.training.latents import Sample
+from ovi.training.order import Draws
+
+
+@dataclass(frozen=True)
+class Chances:
+    """How often a sample loses its caption, and how often it is given its clean first frame."""
+
+    no_caption: float = 0.0
+    first_frame: float = 0.0
+
+
+@dataclass
+class Batch:
+    """B samples of one picture size. The data and noise of a modality the stage does not train are None."""
+
+    video: Tensor | None  # [B, C, F, h, w]
+    video_noise: Tensor | None
+    audio: Tensor | None  # [B, L, C], zeros past each length
+    audio_noise: Tensor | None
+    audio_lens: Tensor | None  # [B], only where lengths differ
+    t: Tensor  # [B] in [0, 1]: 0 is data, 1 is noise
+    text: Tensor  # [B, N, T], zeros past each length
+    text_lens: Tensor  # [B]
+    clean: Tensor  # [B], True where the first latent frame is given
+
+    def to(self, device: torch.device) -> Batch:
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: x.to(device) for name, x in tensors.items() if x is not None})
+
+
+def assemble(
+    samples: Sequence[Sample], draws: Sequence[Draws], modalities: Sequence[str], chances: Chances, empty: Tensor
+) -> Batch:
+    """A batch of `samples` as chance decides in `draws`. `empty` [n, T] stands for a dropped caption."""
+    video = audio = video_noise = audio_noise = lens = None
+    if "video" in modalities:
+        video = torch.stack([sample.video for sample in samples if sample.video is not None])
+        video_noise = torch.stack([torch.from_numpy(draw.normal("video", video.shape[1:])) for draw in draws])
+    if "audio" in modalities:
+        audio = pad_sequence([sample.audio for sample in samples], batch_first=True)
+        noises = [torch.from_numpy(d.normal("audio", s.audio.shape)) for d, s in zip(draws, samples, strict=True)]
+        audio_noise = pad_sequence(noises, batch_first=True)
+        lengths = [len(sample.audio) for sample in samples]
+        lens = torch.tensor(lengths) if len(set(lengths)) > 1 else None
+    dropped = [draw.uniform("caption") < chances.no_caption for draw in draws]
+    texts = [empty if drop else sample.text for drop, sample in zip(dropped, samples, strict=True)]
+    return Batch(
+        video, video_noise, audio, audio_noise, lens,
+        t=torch.tensor([draw.uniform("t") for draw in draws]),
+        text=pad_sequence(texts, batch_first=True),
+        text_lens=torch.tensor([len(text) for text in texts]),
+        clean=torch.tensor([draw.uniform("first_frame") < chances.first_frame for draw in draws]),
+    )  # fmt: skip

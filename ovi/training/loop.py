@@ -1,0 +1,240 @@
+"""The loop every stage runs: batches, steps, validation, checkpoints, and at the end a model folder with its metrics.
+
+It runs in each rank and decides the same in all of them; words and figures leave through `progress` and `run`, which
+are real in one process only. It does not know DeepSpeed, processes or signals: `stop` says when to save and leave.
+Try it: `ovi train fusion --set training.fusion.steps=20`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from ovi import storage
+from ovi.config import Stage
+from ovi.errors import OviError, Preempted
+from ovi.progress import Progress
+from ovi.training import engine as engines
+from ovi.training import towers
+from ovi.training.batches import Batch, Chances, assemble
+from ovi.training.checkpoint import Checkpoint, Checkpoints
+from ovi.training.engine import Engine, Place
+from ovi.training.job import Job
+from ovi.training.latents import LatentSet, Pool, read_empty_text
+from ovi.training.meter import Meter
+from ovi.training.objective import losses
+from ovi.training.order import Draws, Order
+from ovi.training.validate import Losses, Validation
+
+POINTS = 100  # of the loss curve
+
+
+class Record(Protocol):
+    """Where figures go: an MLflow run, or the way to one."""
+
+    def log_metrics(self, values: dict[str, float | None], step: int = 0) -> None: ...
+
+
+@dataclass
+class History:
+    """What a stage remembers besides its weights; plain JSON, saved in every checkpoint."""
+
+    seconds: float = 0.0
+    start: Losses = field(default_factory=dict)
+    towers: Losses = field(default_factory=dict)  # of the fusion model's towers before they met
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    recent: list[dict[str, float]] = field(default_factory=list)  # steps since the curve's last point
+
+
+def train(job: Job, place: Place, progress: Progress, run: Record, stop: Callable[[], bool]) -> dict[str, Any]:
+    """Train `job.stage` to its last step and write its model folder: {"metrics": as in it, "summary": short}.
+
+    Continues from the newest good checkpoint. Raises Preempted after saving when `stop` said so in any rank.
+    """
+    return _Training(job, place, progress, run, stop).run()
+
+
+class _Training:
+    def __init__(self, job: Job, place: Place, progress: Progress, run: Record, stop: Callable[[], bool]) -> None:
+        self.job, self.progress, self.record, self.stop = job, progress, run, stop
+        training = job.settings.training
+        torch.set_num_threads(training.threads if place.ranks > 1 else training.ranks * training.threads)
+        self.stage: Stage = job.recipe.settings(job.settings)
+        self.empty = read_empty_text(job.latents)
+        self.pool = self._pool()
+        shapes = [str(shape["video"]) if "video" in job.recipe.modalities else "" for shape in self.pool.shapes]
+        self.order = Order(shapes, job.settings.seed, self.stage.batch)
+        self.chances = Chances(self.stage.caption_dropout, job.recipe.first_frame_share(job.settings))
+        self.weights = job.recipe.weights(job.settings)
+        model = towers.build(job.recipe, job.settings, job.models)
+        self.engine: Engine = engines.make(model, training, self.stage, place)
+        self.validation = Validation(
+            self._held_out(), job.recipe.modalities, job.settings.seed, self.empty, self.engine.device
+        )
+        self.store = Checkpoints(job.folder, job.key, training.keep_checkpoints, progress.note)
+        self.history = History()
+        self.meter = Meter()
+        self.ready = time.time() - job.began
+
+    def run(self) -> dict[str, Any]:
+        step = self._resume()
+        steps = self.stage.steps
+        self.progress.start(self.job.stage.replace("_", " "), steps, "steps")
+        self.progress.advance(step)
+        if step == 0:
+            self._first_look()
+        while step < steps:
+            stopping = self._step(step)
+            step += 1
+            self._note_point(step)
+            if stopping or step == steps or step % self.stage.checkpoint_every == 0:
+                self._save(step)
+            if stopping and step < steps:
+                raise Preempted(f"{self.job.stage}: stopped after step {step} of {steps}, which is saved; run it again")
+        return self._finish()
+
+    def _step(self, step: int) -> bool:
+        """One optimiser step. True when some rank was asked to stop."""
+        with self.meter.waiting():
+            batch = self._batch(step)
+        found = losses(self.engine.forward, batch)
+        means = {name: value.mean() for name, value in found.items()}
+        loss = torch.stack([self.weights[name] * value for name, value in means.items()]).sum()
+        lr = rate(self.stage, step)
+        norm = self.engine.step(loss, lr)
+        mine = torch.stack([loss.detach(), *(value.detach() for value in means.values())]).double().cpu()
+        flag = torch.tensor([float(self.stop())], dtype=torch.float64)
+        *values, stopping = self.engine.total(torch.cat((mine, flag))).tolist()
+        names = ["loss", *(f"loss_{name}" for name in means)]
+        figures = {name: value / self.engine.ranks for name, value in zip(names, values, strict=True)}
+        self.history.recent.append({**figures, "grad_norm": norm, "lr": lr})
+        self.meter.step(self.stage.batch)
+        self.progress.advance(1, loss=figures["loss"])
+        return stopping > 0
+
+    def _batch(self, step: int) -> Batch:
+        """This rank's share of batch `step`: every ranks-th sample of it."""
+        picks = self.order.batch(step)[self.engine.rank :: self.engine.ranks]
+        draws = [Draws(self.job.settings.seed, self.job.stage, self.pool.names[p.index], p.visit) for p in picks]
+        samples = [self.pool.read(pick.index) for pick in picks]
+        return assemble(samples, draws, self.job.recipe.modalities, self.chances, self.empty).to(self.engine.device)
+
+    def _note_point(self, step: int) -> None:
+        """A point of the curve where one is due, with a validation where one is due."""
+        validating = step == self.stage.steps or step % self.stage.validate_every == 0
+        if not validating and step % max(1, self.stage.steps // POINTS):
+            return
+        recent, self.history.recent = self.history.recent, []
+        point: dict[str, Any] = {"step": step}
+        point |= {name: sum(figures[name] for figures in recent) / len(recent) for name in recent[0]}
+        speed = self.meter.read()
+        if validating:
+            with self.meter.paused():
+                point |= self._validated()
+        self._log(point)
+        self.record.log_metrics(dict(speed), step)
+
+    def _first_look(self) -> None:
+        """Validation before the first step; for the fusion model also of the towers as they were before."""
+        with self.meter.paused():
+            self.history.start = self.validation.losses(self.engine)
+            if len(self.weights) > 1:
+                self.history.towers = self.validation.towers(self.engine)
+        if None in self.history.start.values():
+            self.progress.note(f"{self.job.stage}: no held-out clips of this kind, so no validation loss")
+        self._log({"step": 0, "loss": None, **{f"val_{name}": x for name, x in self.history.start.items()}})
+
+    def _validated(self) -> dict[str, float | None]:
+        return {f"val_{name}": value for name, value in self.validation.losses(self.engine).items()}
+
+    def _log(self, point: dict[str, Any]) -> None:
+        self.history.curve.append(point)
+        self._send(point)
+
+    def _send(self, point: dict[str, Any]) -> None:
+        self.record.log_metrics({name: value for name, value in point.items() if name != "step"}, point["step"])
+
+    def _resume(self) -> int:
+        found = self.store.newest()
+        if found is None:
+            return 0
+        self.engine.restore(found.state)
+        self.history = History(**found.history)
+        for point in self.history.curve:  # a killed run may not have sent them all; sent twice they count once
+            self._send(point)
+        self.progress.note(f"{self.job.stage}: continuing after step {found.step} of {self.stage.steps}")
+        return found.step
+
+    def _save(self, step: int) -> None:
+        with self.meter.paused():
+            state = self.engine.state()
+            if self.engine.rank == 0:
+                seconds = self._seconds()
+                self.store.save(Checkpoint(step, state, {**vars(self.history), "seconds": seconds}))
+
+    def _finish(self) -> dict[str, Any]:
+        metrics = self._metrics()
+        state = self.engine.state()
+        if self.engine.rank == 0:
+            lineage = {"stage": self.job.stage, "steps": self.stage.steps, **self.job.key}
+            job = self.job
+            towers.save(job.recipe, job.settings, job.models, self.engine.module, state.weights, lineage)
+            storage.write_json(self.job.out / "metrics.json", metrics)
+        self.engine.close()
+        return {"metrics": metrics, "summary": self._summary(metrics)}
+
+    def _seconds(self) -> float:
+        """Spent on this stage by this attempt and those before it, as far as they were saved."""
+        return self.history.seconds + time.time() - self.job.began
+
+    def _summary(self, metrics: dict[str, Any]) -> dict[str, Any]:
+        """The figures worth a line, with the times, which metrics.json must not hold."""
+        times = {
+            "seconds": round(self._seconds(), 1),
+            "seconds_to_start": round(self.ready, 1),
+        }
+        self.record.log_metrics(dict(times), self.stage.steps)
+        drops = {f"val_{name}": value for name, value in metrics["val"]["end"].items()}
+        return {"steps": self.stage.steps, **drops, **times}
+
+    def _metrics(self) -> dict[str, Any]:
+        """What metrics.json says; no clock time in it, so that equal trainings write equal bytes."""
+        end = {name: self.history.curve[-1][f"val_{name}"] for name in self.weights}
+        metrics: dict[str, Any] = {
+            "stage": self.job.stage,
+            "steps": self.stage.steps,
+            "val": {"start": self.history.start, "end": end},
+            "curve": self.history.curve,
+        }
+        if len(self.weights) > 1:
+            compared = {**self.validation.partners(self.engine), "tower": self.history.towers}
+            metrics["partner"] = {m: {name: values[m] for name, values in compared.items()} for m in self.weights}
+        return metrics
+
+    def _pool(self) -> Pool:
+        """The stage's training samples. Raises OviError when there are none at all."""
+        recipe = self.job.recipe
+        for sets in (recipe.sets, recipe.spare):
+            pool = Pool([LatentSet.open(self.job.latents, name, "train") for name in sets])
+            if len(pool):
+                self.sets = sets
+                if sets != recipe.sets:
+                    self.progress.note(f"{recipe.stage}: no {'/'.join(recipe.sets)} samples; using {'/'.join(sets)}")
+                return pool
+        raise OviError(
+            f"{self.job.latents}: no training samples for {recipe.stage}; the clip report says what was rejected"
+        )
+
+    def _held_out(self) -> Pool:
+        return Pool([LatentSet.open(self.job.latents, name, "val") for name in self.sets])
+
+
+def rate(stage: Stage, step: int) -> float:
+    """The learning rate of step 0, 1, ...: linear warm-up, constant, linear cooldown to a tenth at the last step."""
+    up = min(1.0, (step + 1) / stage.warmup) if stage.warmup else 1.0
+    down = min(1.0, 0.1 + 0.9 * (stage.steps - 1 - step) / stage.cooldown) if stage.cooldown else 1.0
+    return stage.lr * min(up, down)

@@ -1,0 +1,59 @@
+"""The four stages of the paper's training (4.2) as a table: what each reads, starts from, trains and weighs.
+
+It holds facts only; networks are built in towers.py and trained in loop.py.
+Try it: `python -c "from ovi.training.recipes import RECIPES; print(RECIPES['fusion'])"`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ovi.config import FusionStage, Settings, Stage, VideoStage
+from ovi.errors import ConfigError
+
+ALL = r".*"
+ATTENTION = r".*\.blocks\.\d+\.(self_attn|cross_attn)\..*"  # with the fusion parameters, which live in cross_attn
+
+
+@dataclass(frozen=True)
+class Recipe:
+    stage: str
+    modalities: tuple[str, ...]  # the towers that take part
+    sets: tuple[str, ...]  # latent sets, read as one
+    spare: tuple[str, ...] = ()  # read instead where those hold no training sample
+    parents: tuple[str, ...] = ()  # stages whose towers it starts from; without any, it starts from scratch
+    trains: str = ALL  # pattern of the parameters that learn; the others are frozen
+
+    def settings(self, settings: Settings) -> Stage:
+        return getattr(settings.training, self.stage)
+
+    def weights(self, settings: Settings) -> dict[str, float]:
+        """The share of each modality in the loss (paper: 0.85 video, 0.15 audio)."""
+        stage = self.settings(settings)
+        if isinstance(stage, FusionStage):
+            return {"video": stage.video_weight, "audio": stage.audio_weight}
+        return dict.fromkeys(self.modalities, 1.0)
+
+    def first_frame_share(self, settings: Settings) -> float:
+        stage = self.settings(settings)
+        return stage.first_frame_share if isinstance(stage, (VideoStage, FusionStage)) else 0.0
+
+
+RECIPES = {
+    recipe.stage: recipe
+    for recipe in (
+        Recipe("video_backbone", ("video",), ("av",)),
+        Recipe("audio_pretrain", ("audio",), ("pretrain",), spare=("finetune", "av")),
+        Recipe("audio_finetune", ("audio",), ("finetune", "av"), parents=("audio_pretrain",)),
+        Recipe("fusion", ("video", "audio"), ("av",), parents=("video_backbone", "audio_finetune"), trains=ATTENTION),
+    )
+}
+
+
+def get(stage: str, settings: Settings) -> Recipe:
+    """Raises ConfigError for a stage that is not known or that asks for what does not exist."""
+    if stage not in RECIPES:
+        raise ConfigError(f"{stage}: no such training stage; there are {', '.join(RECIPES)}")
+    if settings.training.video_backbone.source is not None:
+        raise ConfigError("training.video_backbone.source: importing released weights is not available; leave it null")
+    return RECIPES[stage]
