@@ -87,7 +87,7 @@ def p_words(found: Separation) -> str:
         as_good, kind = round(found.p_value * found.pairings), "possible pairings, itself included,"
     else:
         as_good, kind = round(found.p_value * (found.pairings + 1)) - 1, "random pairings"
-    return f"{as_good:,} of {found.pairings:,} {kind} did as well (p = {number(found.p_value)})"
+    return f"{as_good:,} of {found.pairings:,} {kind} did as well (p\u00a0=\u00a0{number(found.p_value)})"
 
 
 def percent(share: float) -> str:

@@ -67,7 +67,7 @@ def _evaluate(
     generated = samples.generate(folder.load_model(model), asked, settings.sampling, progress) if asked else []
     scenes = _score(settings, clips, rows, asked, generated, results, progress)
     facts = Facts(settings, folder.digest(model), len(rows), _splits(rows))
-    cards = _samples(settings, asked, generated, out / "samples", progress)
+    cards = _samples(settings, asked, generated, scenes, out / "samples", progress)
     storage.write_bytes(out / "report.html", report.build(facts, results, curves, scenes, cards).encode())
     results.write(out)
     return results
@@ -103,8 +103,9 @@ def _pairs(clips: Sequence[sync.Clip], settings: Settings) -> sync.Pairs:
 
 
 def _samples(
-    settings: Settings, asked: Sequence[Prompt], generated: Sequence[Clip], out: Path, progress: Progress
-) -> list[Sample]:
+    settings: Settings, asked: Sequence[Prompt], generated: Sequence[Clip], scenes: Sequence[SceneSync],
+    out: Path, progress: Progress,
+) -> list[Sample]:  # fmt: skip
     """Write the clips to show with their pictures; what the report needs of them."""
     cards = []
     places = samples.shown(asked, settings.evaluation.show)
@@ -118,10 +119,20 @@ def _samples(
                    width=settings.sampling.display_pixels)  # fmt: skip
         storage.write_bytes(out / f"{name}_strip.png", strip)
         storage.write_bytes(out / f"{name}_sound.png", waveform)
-        under = f"{'scene ' + prompt.scene if prompt.scene else 'held-out prompt'}, seed {prompt.seed}"
+        under = _about(prompt, scenes)
         cards.append(Sample(name, prompt.caption, under, path.read_bytes(), strip, waveform))
         progress.advance()
     return cards
+
+
+def _about(prompt: Prompt, scenes: Sequence[SceneSync]) -> str:
+    """One line under a clip: its scene and seed, and how it scored where it was."""
+    words = [f"scene {prompt.scene}" if prompt.scene else "held-out prompt", f"seed {prompt.seed}"]
+    for scored in scenes:
+        if scored.scene == prompt.scene:
+            words.append(f"its own sound scores {scored.generated.own[prompt.index]:.2f}")
+            words.append(f"another clip's {scored.generated.others.mean():.2f} on average")
+    return ", ".join(words)
 
 
 def _splits(rows: Sequence[Row]) -> str:

@@ -20,7 +20,7 @@ from ovi.perception import onsets
 
 IN_SYNC_MS = (-45.0, 125.0)  # offset, positive = sound late
 FIGURES = (
-    "auc", "auc_ci_low", "auc_ci_high", "p_value", "n", "offset_ms_median", "in_sync", "shuffled_auc",
+    "auc", "auc_ci_low", "auc_ci_high", "p_value", "n", "n_failed", "offset_ms_median", "in_sync", "shuffled_auc",
     "shuffled_in_sync", "real_auc", "real_n", "real_offset_ms_median", "real_in_sync",
 )  # fmt: skip
 Array = NDArray[np.float64]
@@ -32,7 +32,7 @@ class Pairs:
     """Every picture i with every sound j: arrays [n, n], the diagonal holds the pairs that belong together."""
 
     score: Array  # correlation within 60 ms of in-time, -1..1
-    offset_ms: Array  # positive = sound late
+    offset_ms: Array  # positive = sound late; NaN where nothing in the picture goes with anything in the sound
 
     @property
     def own(self) -> Array:
@@ -43,7 +43,7 @@ class Pairs:
         return self.score[~np.eye(len(self.score), dtype=bool)]
 
     def in_sync(self, pairing: NDArray[np.int64] | None = None) -> float:
-        """Share of pictures that are in sync with their own sound, or with sound pairing[i]."""
+        """Share of pictures in sync with their own sound, or with sound pairing[i]; without an offset: not in sync."""
         rows = np.arange(len(self.offset_ms))
         offsets = self.offset_ms[rows, rows if pairing is None else pairing]
         return float(np.mean((offsets >= IN_SYNC_MS[0]) & (offsets <= IN_SYNC_MS[1])))
@@ -70,9 +70,9 @@ def pairs(clips: Sequence[Clip], fps: int, rate: int) -> Pairs:
     seen = [onsets.video_activity(frames, fps) for frames, _ in clips]
     heard = [onsets.audio_activity(audio, rate) for _, audio in clips]
     estimates = [[onsets.sync(video, audio) for audio in heard] for video in seen]
-    values = [[(estimate.at_zero, estimate.offset_ms) for estimate in row] for row in estimates]
-    table = np.array(values, dtype=np.float64).reshape(len(seen), len(heard), 2)
-    return Pairs(table[..., 0], table[..., 1])
+    values = [[(estimate.at_zero, estimate.offset_ms, estimate.score) for estimate in row] for row in estimates]
+    table = np.array(values, dtype=np.float64).reshape(len(seen), len(heard), 3)
+    return Pairs(table[..., 0], np.where(table[..., 2] > 0, table[..., 1], np.nan))
 
 
 def judge(
@@ -92,7 +92,8 @@ def judge(
     results.set(f"{name}/auc_ci_high", found.high)
     results.set(f"{name}/p_value", found.p_value)
     results.set(f"{name}/n", n)
-    results.set(f"{name}/offset_ms_median", float(np.median(np.diag(generated.offset_ms))))
+    results.set(f"{name}/n_failed", int(np.isnan(np.diag(generated.offset_ms)).sum()))
+    _median_offset(f"{name}/offset_ms_median", generated, results)
     results.set(f"{name}/in_sync", generated.in_sync())
     results.set(f"{name}/shuffled_auc", float(np.mean(shuffled)))
     results.set(f"{name}/shuffled_in_sync", float(np.mean([generated.in_sync(pairing) for pairing in pairings])))
@@ -114,6 +115,15 @@ def _judge_real(name: str, real: Pairs, results: Results) -> float | None:
         return None
     value = statistics.auc(real.score)
     results.set(f"{name}/real_auc", value)
-    results.set(f"{name}/real_offset_ms_median", float(np.median(np.diag(real.offset_ms))))
+    _median_offset(f"{name}/real_offset_ms_median", real, results)
     results.set(f"{name}/real_in_sync", real.in_sync())
     return value
+
+
+def _median_offset(name: str, measured: Pairs, results: Results) -> None:
+    offsets = np.diag(measured.offset_ms)
+    offsets = offsets[~np.isnan(offsets)]
+    if len(offsets):
+        results.set(name, float(np.median(offsets)))
+    else:
+        results.null(name, "in no clip does anything in the picture go with anything in the sound")

@@ -146,7 +146,7 @@ def test_p_value_in_words() -> None:
     exact = Separation(0.9, 0.7, 1.0, 2 / 120, 5, 120, True)
     assert "2 of 120 possible pairings" in report.p_words(exact)
     sampled = Separation(0.6, 0.4, 0.8, 251 / 1001, 24, 1000, False)
-    assert report.p_words(sampled) == "250 of 1,000 random pairings did as well (p = 0.251)"
+    assert report.p_words(sampled) == "250 of 1,000 random pairings did as well (p\u00a0=\u00a00.251)"
 
 
 def test_strip_shows_first_to_last_frame() -> None:

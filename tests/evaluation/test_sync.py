@@ -64,3 +64,7 @@ def test_dead_pictures_and_silence_prove_nothing(blinks: list[sync.Clip]) -> Non
     _, results = judged(dead, [])
     assert results.values["sync/blink/auc"] == 0.5
     assert results.values["sync/blink/p_value"] == 1.0
+    assert results.values["sync/blink/in_sync"] == 0.0  # what could not be measured is not a success
+    assert results.values["sync/blink/n_failed"] == 9
+    assert results.values["sync/blink/offset_ms_median"] is None
+    assert "in no clip" in results.reasons["sync/blink/offset_ms_median"]
