@@ -7,16 +7,18 @@ Try it: `python -c "from ovi.media import probe; print(probe.probe('clip.mp4'))"
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import TypeVar
 
 import av
 
 from ovi.errors import OviError, one_line
 
 Source = str | Path
+Stream = TypeVar("Stream", av.VideoStream, av.AudioStream)
 HDR_TRANSFERS = {16: "smpte2084", 18: "arib-std-b67"}  # PQ and HLG; everything else is shown as SDR
 MICROSECOND = Fraction(1, 1_000_000)
 
@@ -93,12 +95,15 @@ class MediaInfo:
 def probe(path: Source) -> MediaInfo:
     """Facts about a file, picture or sound or both. Raises MediaError unreadable."""
     with opened(path) as container:
-        streams = container.streams
-        best = [s for s in (streams.best("video"), streams.best("audio")) if s is not None and s.codec_context]
-        videos = [_video(path, container, k, stream) for k, stream in enumerate(streams.video) if stream in best]
-        audios = [_audio(k, stream) for k, stream in enumerate(streams.audio) if stream in best]
+        videos = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+        video = _best(videos, lambda s: (s.width or 0) * (s.height or 0))
+        audio = _best(container.streams.audio, lambda s: (s.channels or 0) * (s.rate or 0))
         duration = None if container.duration is None else container.duration * MICROSECOND
-        info = MediaInfo(str(path), container.format.name, duration, next(iter(videos), None), next(iter(audios), None))
+        info = MediaInfo(
+            str(path), container.format.name, duration,
+            None if video is None else _video(path, container, video),
+            None if audio is None else _audio(container, audio),
+        )  # fmt: skip
     if info.video is None and info.audio is None:
         raise MediaError(path, "unreadable", "holds neither pictures nor sound")
     return info
@@ -117,11 +122,14 @@ def opened(path: Source) -> Iterator[av.container.InputContainer]:
         raise MediaError(path, "unreadable", f"cannot be read as media ({words})") from None
 
 
-def _video(
-    path: Source, container: av.container.InputContainer, number: int, stream: av.VideoStream
-) -> VideoStream | None:
-    if stream.disposition & av.stream.Disposition.attached_pic:  # the cover of an album
-        return None
+def _best(streams: Iterable[Stream], size: Callable[[Stream], int]) -> Stream | None:
+    """The default stream; of several the largest, of those the first. Streams of unknown codecs do not count."""
+    known = [stream for stream in streams if stream.codec_context is not None]
+    chosen = av.stream.Disposition.default
+    return max(known, key=lambda s: (bool(s.disposition & chosen), size(s), -s.index), default=None)
+
+
+def _video(path: Source, container: av.container.InputContainer, stream: av.VideoStream) -> VideoStream:
     frame = next(container.decode(stream), None)
     if frame is None:
         raise MediaError(path, "unreadable", "no picture in it can be decoded")
@@ -132,7 +140,7 @@ def _video(
     time_base = Fraction(stream.time_base or 0)
     return VideoStream(
         index=stream.index,
-        number=number,
+        number=container.streams.video.index(stream),
         codec=stream.codec_context.name,
         width=width,
         height=height,
@@ -147,10 +155,15 @@ def _video(
     )
 
 
-def _audio(number: int, stream: av.AudioStream) -> AudioStream:
-    start = Fraction(stream.start_time or 0) * Fraction(stream.time_base or 0)
+def _audio(container: av.container.InputContainer, stream: av.AudioStream) -> AudioStream:
     return AudioStream(
-        stream.index, number, stream.codec_context.name, stream.rate, stream.channels, start, _end(stream)
+        index=stream.index,
+        number=container.streams.audio.index(stream),
+        codec=stream.codec_context.name,
+        rate=stream.rate,
+        channels=stream.channels,
+        start=Fraction(stream.start_time or 0) * Fraction(stream.time_base or 0),
+        end=_end(stream),
     )
 
 
