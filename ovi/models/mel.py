@@ -18,7 +18,7 @@ RATE = 16_000
 WINDOW, HOP, MELS = 1024, 256, 80
 FLOOR = 1e-5  # the smallest mel magnitude: log10 gives -5
 MOMENTUM = 0.99  # of the fast Griffin-Lim (Perraudin et al. 2013)
-ITERATIONS = 32
+ITERATIONS = 24
 INVERSION_STEPS = 12  # of the non-negative least squares from mel to linear magnitudes
 
 
