@@ -14,6 +14,7 @@ QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight idle processes, 1.3 GB
     "DVC_NO_ANALYTICS": "1",
     "BENTOML_DO_NOT_TRACK": "True",

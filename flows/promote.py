@@ -8,17 +8,17 @@ Try it: `ovi promote --model models/fusion --metrics out/evaluation/metrics.json
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ovi.models.folder import digest
-
 from ovi import storage
 from ovi.config import Promotion, Settings, Threshold
 from ovi.errors import OviError
+from ovi.models.folder import digest
 from ovi.progress import Progress
-from ovi.tracking import get_alias, register_version, set_alias
+from ovi.tracking import get_alias, register_version, set_alias, tag_version
 
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
 NOT_APPLICABLE = "not applicable"  # how a reason in metrics_reasons.json begins when the figure makes no sense here
@@ -39,7 +39,8 @@ class Check:
         bounds = [f"at least {self.min:g}"] if self.min is not None else []
         bounds += [f"at most {self.max:g}"] if self.max is not None else []
         found = "null" if self.value is None else f"{self.value:.4g}"
-        return f"{self.metric} is {found}, wanted {' and '.join(bounds)}{f' ({self.note})' if self.note else ''}"
+        note = f" ({self.note})" if self.note else ""
+        return f"{self.metric} is {found}, wanted {' and '.join(bounds)}{note}"
 
 
 def promote(
@@ -52,9 +53,9 @@ def promote(
     wanted = settings.promotion
     checks = gate(wanted.thresholds, storage.read_json(metrics), _reasons(metrics))
     found = digest(model)
-    run = storage.read_json(model / "model.json").get("lineage", {}).get("mlflow_run")
-    tags = {"digest": found, **{f"gate.{check.metric}": "passed" if check.passed else "failed" for check in checks}}
-    version = register_version(settings.tracking, wanted.model, str(model), run, tags)
+    run = os.environ.get("MLFLOW_RUN_ID")  # its inputs name the model folder's hash, as the training run's outputs do
+    version = register_version(settings.tracking, wanted.model, str(model), run, {"digest": found})
+    tag_version(settings.tracking, wanted.model, version, {f"gate/{check.metric}": check.words() for check in checks})
     set_alias(settings.tracking, wanted.model, CANDIDATE, version)
     for check in checks:
         progress.note(f"{'passed' if check.passed else 'FAILED'}: {check.words()}")
@@ -99,6 +100,8 @@ def _crown(settings: Settings, wanted: Promotion, version: str, approved_by: str
             f"version {version} of {wanted.model} passed the gate and waits for approval (promotion.approval): "
             "`ovi promote --approved-by NAME`, then run the pipeline again"
         )
+    if approved_by:
+        tag_version(settings.tracking, wanted.model, version, {"approved_by": approved_by})
     if champion is not None:
         set_alias(settings.tracking, wanted.model, PREVIOUS, champion)
     set_alias(settings.tracking, wanted.model, CHAMPION, version)

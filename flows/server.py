@@ -149,9 +149,9 @@ def require_port(host: str, port: int, setting: str) -> None:
         raise OviError(f"{setting}: port {port} on {host} is in use; stop what listens there or choose another port")
 
 
-def free_port(preferred: int) -> int:
-    """`preferred` if nobody listens there, else one the system picks."""
-    if _is_free(HOST, preferred):
+def free_port(preferred: int = 0) -> int:
+    """`preferred` if nobody listens there, else (and for 0) one the system picks."""
+    if preferred and _is_free(HOST, preferred):
         return preferred
     with socket.socket() as probe:
         probe.bind((HOST, 0))

@@ -120,6 +120,11 @@ def register_version(tracking: Tracking, name: str, source: str, run_id: str | N
     return str(client.create_model_version(name, source=source, run_id=run_id, tags=tags).version)
 
 
+def tag_version(tracking: Tracking, name: str, version: str, tags: dict[str, str]) -> None:
+    for key, value in sorted(tags.items()):
+        _client(tracking.uri).set_model_version_tag(name, version, key, value)
+
+
 def set_alias(tracking: Tracking, name: str, alias: str, version: str) -> None:
     _client(tracking.uri).set_registered_model_alias(name, alias, version)
 

@@ -90,22 +90,24 @@ print("\\xff", end="")
 
 
 @pytest.mark.parametrize(
-    ("command", "status", "exit_code", "said"),
+    ("command", "status", "exit_code", "said", "ours"),
     [
-        (python("import sys; sys.exit('ovi: broken')"), Status.FAILED, 1, "ovi: broken"),
-        (python("import sys; sys.exit(75)"), Status.PREEMPTED, 75, ""),
-        (python("import sys; sys.exit(78)"), Status.CONFIG_ERROR, 78, ""),
-        (python("import os; os.kill(os.getpid(), 9)"), Status.FAILED, 137, ""),
-        (python("import os; os.kill(os.getpid(), 15)"), Status.CANCELLED, 143, ""),
-        (("no-such-command",), Status.FAILED, 127, "no-such-command: No such file or directory"),
+        (python("import sys; sys.exit('ovi: broken')"), Status.FAILED, 1, "ovi: broken", 1),
+        (python("import sys; sys.exit(75)"), Status.PREEMPTED, 75, "", 75),
+        (python("import sys; sys.exit(78)"), Status.CONFIG_ERROR, 78, "", 78),
+        (python("import os; os.kill(os.getpid(), 9)"), Status.FAILED, 137, "", 1),
+        (python("import os; os.kill(os.getpid(), 15)"), Status.CANCELLED, 143, "", 1),
+        (("no-such-command",), Status.FAILED, 127, "no-such-command: No such file or directory", 1),
     ],
 )
 def test_exit_codes_mean_what_the_platform_says(
-    tmp_path: Path, command: tuple[str, ...], status: Status, exit_code: int, said: str
+    tmp_path: Path, command: tuple[str, ...], status: Status, exit_code: int, said: str, ours: int
 ) -> None:
     outcome, _ = execute(tmp_path, command)
     assert (outcome.status, outcome.exit_code, outcome.last_line) == (status, exit_code, said)
-    line = str(outcome.error("stage", "out/logs/stage.log"))
+    error = outcome.error("stage", "out/logs/stage.log")
+    assert error.exit_code == ours  # what the flow itself exits with
+    line = str(error)
     assert "\n" not in line
     assert outcome.advice in line
 

@@ -1,0 +1,45 @@
+"""`ovi plan` looks ahead on the real repository and on a toy: in order, with reasons, touching nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows.plan import look_ahead, words
+from flows.workspace import Workspace
+from tests.flows import toy
+from tests.flows.test_graph import run_stale
+
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")  # DVC's
+
+
+def test_what_runs_what_may_and_what_does_not(tmp_path: Path) -> None:
+    root = toy.make(tmp_path / "clone")
+    workspace = Workspace(root)
+    assert [step.state for step in look_ahead(workspace, toy.settings(root))] == ["run", "run", "run"]
+    assert not (root / "out").exists()
+    workspace.prepare(toy.settings(root))
+    run_stale(root)
+    assert [step.state for step in look_ahead(workspace, toy.settings(root))] == ["unchanged"] * 3
+    steps = look_ahead(workspace, toy.settings(root, "sampling.steps=8"))
+    assert [(step.state, step.after) for step in steps] == [("unchanged", []), ("run", []), ("after", ["second"])]
+    text = words(steps)
+    assert "parameter sampling.steps changed (50 -> 8)" in text
+    assert "after second, if that changes" in text
+    assert "1 of 3 stages run for certain" in text
+
+
+def test_the_plan_of_this_repository_is_whole_and_writes_nothing() -> None:
+    watched = [toy.REPOSITORY / "out" / "settings.yaml", toy.REPOSITORY / "dvc.lock"]
+    before = [path.read_bytes() if path.exists() else None for path in watched]
+    command = [Path(sys.executable).with_name("ovi"), "plan", "--json"]
+    done = subprocess.run(command, cwd=toy.REPOSITORY, capture_output=True, text=True, check=True)
+    stages = json.loads(done.stdout)["stages"]
+    names = [stage["stage"] for stage in stages]
+    assert names.index("curate") < names.index("encode") < names.index("train_fusion") < names.index("evaluate")
+    assert all(stage["resources"]["cpus"] > 0 for stage in stages)
+    assert before == [path.read_bytes() if path.exists() else None for path in watched]
