@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ovi.config import Stage, Training
-from ovi.errors import ConfigError, OviError
+from ovi.errors import OviError
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # torch's names of Adam's first and second moment
 TIMEOUT = timedelta(minutes=30)  # validation and checkpoints happen between two collectives
@@ -72,15 +72,9 @@ class Engine(Protocol):
 
 
 def make(model: nn.Module, training: Training, stage: Stage, place: Place) -> Engine:
-    """The engine that `training.engine` names. Raises ConfigError for sizes that do not fit together."""
+    """The engine that `training.engine` names."""
     if training.engine == "torch":
         return TorchEngine(model, training, stage)
-    if training.zero_stage == 3:
-        raise ConfigError(
-            "training.zero_stage: 3 cannot be checkpointed independently of the number of ranks; use 1 or 2"
-        )
-    if stage.batch % place.ranks:
-        raise ConfigError(f"batch={stage.batch} does not divide over training.ranks={place.ranks}; make it a multiple")
     return DeepSpeedEngine(model, training, stage, place)
 
 

@@ -51,9 +51,16 @@ RECIPES = {
 
 
 def get(stage: str, settings: Settings) -> Recipe:
-    """Raises ConfigError for a stage that is not known or that asks for what does not exist."""
+    """Raises ConfigError for a stage that is not known, or that asks for what does not exist or cannot work."""
+    training = settings.training
     if stage not in RECIPES:
         raise ConfigError(f"{stage}: no such training stage; there are {', '.join(RECIPES)}")
-    if settings.training.video_backbone.source is not None:
+    if training.video_backbone.source is not None:
         raise ConfigError("training.video_backbone.source: importing released weights is not available; leave it null")
+    if training.engine == "deepspeed":
+        batch = RECIPES[stage].settings(settings).batch
+        if batch % training.ranks:
+            raise ConfigError(f"training.{stage}.batch: {batch} is not a multiple of training.ranks={training.ranks}")
+        if training.zero_stage == 3:
+            raise ConfigError("training.zero_stage: 3 has no checkpoints that any number of ranks can read; use 1 or 2")
     return RECIPES[stage]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ovi.errors import ConfigError, OviError
+from ovi.errors import OviError
 from ovi.training import engine as engines
 from tests.training import engine_probe as probe
 
@@ -132,10 +132,3 @@ def test_a_gradient_that_is_not_finite_stops_and_leaves_the_weights() -> None:
     with pytest.raises(OviError, match="not finite"):
         engine.step(engine.forward(torch.full((2, 7), torch.inf)).mean(), 0.1)
     assert all(torch.equal(before[name], x) for name, x in engine.state().weights.items())
-
-
-@pytest.mark.parametrize(("values", "batch", "word"), [({"zero_stage": 3}, 8, "zero_stage"), ({}, 7, "ranks")])
-def test_impossible_settings_are_one_line(values: dict[str, object], batch: int, word: str) -> None:
-    stage = probe.STAGE.model_copy(update={"batch": batch})
-    with pytest.raises(ConfigError, match=word):
-        engines.make(probe.Toy(), probe.training(**values), stage, engines.Place(0, 2))
