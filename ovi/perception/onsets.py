@@ -141,6 +141,8 @@ def _change(grey: Array) -> Array:
     dark, bright = np.percentile(few, (10, 90), axis=0).astype(np.float32)
     span = bright - dark
     changing = span > 0.5 * span.max()
+    if not changing.any():
+        return np.zeros_like(grey)
     near = binary_dilation(changing, iterations=2)
     ring = binary_dilation(near, iterations=max(2, min(span.shape) // 12)) & ~near
     rest = np.median(few.mean(axis=0)[ring if ring.any() else np.ones_like(ring)])

@@ -143,6 +143,8 @@ def _blink(stage: Stage) -> Drawn:
     rng = stage.rng
     lengths = _fitting(rng.uniform(0.12, 0.45, int(rng.integers(4, 9))), stage.seconds, 0.25)
     starts = sounds.spread(rng, lengths, stage.seconds, 0.25)
+    while len(starts) > 2 and np.std(np.diff(starts)) < 0.15 * np.mean(np.diff(starts)):  # nearly periodic
+        starts = sounds.spread(rng, lengths, stage.seconds, 0.25)
     lit = stage.exposed(sounds.gates(starts, lengths, stage.moments, 1e-6))
     radius, cy, cx = rng.uniform(0.27, 0.31), 0.5 + rng.uniform(-0.03, 0.03), rng.uniform(-0.03, 0.03)
     y, x = stage.grid()
@@ -217,11 +219,12 @@ def _mouth(stage: Stage) -> Drawn:
     face = stage.cover(np.hypot(y - cy, x - cx) - 0.46)
     eyes = stage.cover(np.hypot(y - cy + 0.17, np.abs(x - cx) - 0.17) - 0.06)
     red, green, blue = (int(0.75 * c + 20) for c in stage.colour)
-    down, aside = y - (cy + 0.16), np.square((x - cx) / wide)
+    down, aside = y - (cy + 0.16), x - cx
 
     def layers(part: slice) -> Layers:
-        radial = np.sqrt(np.square(down / tall[part]) + aside)
-        mouth = stage.cover((radial - 1) * np.minimum(tall[part], wide))
+        beyond = np.square(down / tall[part]) + np.square(aside / wide) - 1  # of the ellipse; 0 on its edge
+        slope = 2 * np.sqrt(np.square(down / np.square(tall[part])) + np.square(aside / wide**2)) + 1e-6
+        mouth = stage.cover(beyond / slope)
         return [(face, (red, green, blue)), (eyes, DARK), (mouth, (25, 0, 10))]
 
     audio = sounds.voice(rng, spoken, stage.clock, stage.rate)
