@@ -25,7 +25,7 @@ from ovi.errors import ConfigError, OviError, Preempted
 from ovi.progress import Progress
 from services.generation.launch import Server, launch
 
-POLL_S = 0.1
+POLL_S = 0.2
 STALL_S = 300.0  # without a step forward
 SILENCE_DB = -80.0
 PRIMING = 2048  # samples an AAC coder may add at the ends

@@ -23,7 +23,7 @@ from ovi import storage
 from ovi.errors import OviError
 from services.generation.processes import die_with_parent, stop_tree
 
-READY_S = 180.0  # from start to a warm model, on a machine that has other things to do
+READY_S = 300.0  # from start to a warm model, on a machine that has other things to do
 STOP_S = 60.0  # a running job may finish first
 
 
@@ -96,15 +96,23 @@ class Server:
                 try:
                     if client.get("/readyz").status_code == 200:
                         return waited
+                    if _hopeless(client):
+                        raise OviError(f"the service's workers end as soon as they start; {self.last_words()}")
                 except httpx.TransportError:
                     pass  # not listening yet
-                time.sleep(0.05)
+                time.sleep(0.2)
 
     def last_words(self) -> str:
         """The last lines of the server's log, on one line."""
         with open(self._log, encoding="utf-8", errors="replace") as log:
             lines = deque((line.strip() for line in log if line.strip()), maxlen=3)
         return "its last words: " + (" | ".join(lines) or "none")
+
+
+def _hopeless(client: httpx.Client) -> bool:
+    """No worker got ready and each was started again more than once."""
+    workers = client.get("/v1/capacity").json()["workers"]
+    return all(worker["state"] != "ready" and worker["restarts"] > 1 for worker in workers)
 
 
 def _spawn(how: Launch, log: BinaryIO) -> subprocess.Popen[bytes]:

@@ -47,11 +47,7 @@ def package(settings: Settings, promotion: Path, model: Path, out: Path, progres
     decision = _decision(promotion, verified.digest)
     served = describe(settings, verified)
     label = verified.digest[:16]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        storage.atomic_folder(out) as folder,
-        tempfile.TemporaryDirectory(prefix=f".{out.name}.context.", dir=out.parent) as context,
-    ):
+    with storage.atomic_folder(out) as folder, tempfile.TemporaryDirectory(prefix="ovi-package-") as context:
         progress.note(f"building the Bento {NAME}:{label}")
         _lay_out(Path(context), served, verified, decision)
         bento = _build(Path(context), folder / "bentoml", label)

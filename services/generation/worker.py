@@ -192,6 +192,7 @@ def request(effective: dict[str, Any]) -> Request:
 def load_sampler(served: Served, model: Path, threads: int) -> Sampler:
     """The sampler with its model loaded and warm: one step and one decode have run, so no caller pays for set-up."""
     import torch
+
     from ovi.diffusion.sampler import Sampler
     from ovi.models.folder import load_model
 
@@ -245,6 +246,7 @@ def main() -> None:
         sys.exit(f"{words.name}: {one_line(error)}")
     voice.say("ready")
     worker.run()
+    os._exit(0)  # everything is on disk; taking torch down in order takes longer than a restart may
 
 
 def _beat(voice: _Voice, control: Control) -> None:

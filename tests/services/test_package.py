@@ -1,0 +1,189 @@
+"""Packing and serving for real: what is refused, what is in the Bento, a clip over HTTP, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ovi import config, storage
+from ovi.config import Settings
+from ovi.errors import ConfigError, OviError
+from ovi.models.folder import ModelFolder
+from ovi.progress import Silent
+from services.generation import clip as clips
+from services.generation.launch import launch
+from services.generation.package import package
+from tests.services.models import save_tiny_model, tiny_settings
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def settings() -> Settings:
+    return tiny_settings(service__prompt="A lamp.")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, settings: Settings) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "fusion", settings)
+
+
+@pytest.fixture
+def promotion(tmp_path: Path, model: Path) -> Path:
+    decision = {"promoted": True, "digest": ModelFolder.open(model).digest, "model": "ovi", "version": "3"}
+    storage.write_json(tmp_path / "promotion.json", decision)
+    return tmp_path / "promotion.json"
+
+
+@pytest.fixture
+def hollow(tmp_path: Path) -> Path:
+    """A package that has everything but a service."""
+    storage.write_bytes(tmp_path / "package" / "bento" / "bento.yaml", b"")
+    storage.write_json(tmp_path / "package" / "package.json", {"bento": "bento"})
+    return tmp_path / "package"
+
+
+@pytest.mark.parametrize(
+    ("decision", "words"),
+    [
+        ({"promoted": False}, "was not promoted"),
+        ({}, "was not promoted"),
+        ({"promoted": True, "digest": "0" * 64}, "another digest"),
+    ],
+)
+def test_only_the_promoted_model_is_packed(
+    tmp_path: Path, settings: Settings, model: Path, decision: dict[str, object], words: str
+) -> None:
+    storage.write_json(tmp_path / "promotion.json", decision)
+    with pytest.raises(OviError, match=words):
+        package(settings, tmp_path / "promotion.json", model, tmp_path / "package", Silent())
+    assert not (tmp_path / "package").exists()
+
+
+def test_a_damaged_model_is_not_packed(tmp_path: Path, settings: Settings, model: Path, promotion: Path) -> None:
+    with pytest.raises(OviError, match="not a model folder"):
+        package(settings, promotion, tmp_path, tmp_path / "package", Silent())
+
+
+def test_a_busy_port_is_one_line_that_says_what_to_do(hollow: Path, tmp_path: Path) -> None:
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
+        with pytest.raises(OviError, match=f"port {port} on 127.0.0.1 is in use.*--set service.port=N") as found:
+            launch(hollow, tmp_path / "state", "127.0.0.1", port)
+    assert "\n" not in str(found.value)
+
+
+def test_what_is_not_a_package_is_refused(tmp_path: Path, hollow: Path) -> None:
+    with pytest.raises(OviError, match="make one with `ovi package`"):
+        launch(tmp_path, tmp_path / "state", "127.0.0.1", 0)
+    with pytest.raises(OviError, match="cannot listen there"):
+        launch(hollow, tmp_path / "state", "192.0.2.1", 0)
+    (hollow / "bento" / "bento.yaml").unlink()
+    with pytest.raises(OviError, match="its Bento is missing"):
+        launch(hollow, tmp_path / "state", "127.0.0.1", 0)
+
+
+def test_a_service_that_ends_at_once_says_its_last_words(hollow: Path, tmp_path: Path, settings: Settings) -> None:
+    with pytest.raises(OviError, match=r"the service ended with code 1; its last words: .*Error") as found:
+        clips.clip(settings, hollow, tmp_path / "clip.mp4", Silent())
+    assert "\n" not in str(found.value)
+    assert not (tmp_path / "clip.mp4").exists()
+
+
+def test_an_empty_prompt_can_never_work(hollow: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"service\.prompt"):
+        clips.clip(tiny_settings(service__prompt="''"), hollow, tmp_path / "clip.mp4", Silent())
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory, settings: Settings, model: Path) -> Path:
+    folder = tmp_path_factory.mktemp("packed")
+    decision = {"promoted": True, "digest": ModelFolder.open(model).digest, "model": "ovi", "version": "3"}
+    storage.write_json(folder / "promotion.json", decision)
+    (folder / "settings.yaml").write_text(config.dump(settings))
+    package(settings, folder / "promotion.json", model, folder / "package", Silent())
+    return folder
+
+
+def ours(word: Path) -> list[psutil.Process]:
+    """Living processes that name the folder in their command or hold it as their state."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if str(word) in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.mark.e2e
+def test_the_bento_is_complete_and_made_of_its_inputs_alone(packed: Path, settings: Settings, model: Path) -> None:
+    record = storage.read_json(packed / "package" / "package.json")
+    digest = ModelFolder.open(model).digest
+    assert (record["model_digest"], record["tag"]) == (digest, f"ovi:{digest[:16]}")
+    bento = packed / "package" / record["bento"]
+    assert ModelFolder.open(bento / "src" / "model").digest == digest
+    assert (bento / "env" / "docker" / "Dockerfile").is_file()
+    assert "torch==" in (bento / "env" / "python" / "requirements.txt").read_text()
+    for file in storage.list_files(packed / "package"):
+        assert str(packed) not in Path(file).read_bytes().decode("utf-8", "ignore"), file
+    before = storage.sha256_folder(packed / "package")
+    package(settings, packed / "promotion.json", model, packed / "package", Silent())
+    assert storage.sha256_folder(packed / "package") == before
+    assert [path.name for path in packed.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.e2e
+def test_a_clip_over_http_leaves_nothing_but_the_clip(packed: Path, settings: Settings) -> None:
+    before = storage.sha256_folder(packed / "package")
+    facts = clips.clip(settings, packed / "package", packed / "first.mp4", Silent())
+    assert (facts["frames"], facts["width"]) == (121, 64)
+    assert storage.sha256(packed / "first.mp4") == facts["sha256"]
+    assert ours(packed) == []
+    assert storage.sha256_folder(packed / "package") == before
+
+
+@pytest.fixture
+def temporary(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path
+    for process in ours(tmp_path):
+        process.kill()
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_clip_takes_the_service_along(packed: Path, temporary: Path, number: signal.Signals) -> None:
+    words = ["clip", "--params", str(packed / "settings.yaml"), "--package", str(packed / "package")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ovi.cli", *words, "--out", str(temporary / "clip.mp4")], cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(temporary)}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    deadline = time.monotonic() + 240
+    while not any("services.generation.worker" in child.cmdline() for child in ours(temporary)):
+        assert process.poll() is None, "the command ended"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert process.stderr is not None
+    error = process.stderr.read().decode()
+    code = process.wait(timeout=240)
+    assert code == {signal.SIGTERM: 75, signal.SIGINT: 130, signal.SIGKILL: -9}[number], error
+    deadline = time.monotonic() + 30
+    while ours(temporary):
+        assert time.monotonic() < deadline, ours(temporary)
+        time.sleep(0.05)
+    if number != signal.SIGKILL:
+        assert list(temporary.iterdir()) == []
+        assert "Traceback" not in error
