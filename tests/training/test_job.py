@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ovi.errors import ConfigError, OviError
+from ovi.training.job import Job
+from tests.training import made
+
+
+def job(folder: Path, *sets: str, stage: str = "video_backbone") -> Job:
+    return Job.make(stage, made.settings(*sets), folder / "latents", folder / "models", folder / "checkpoints")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made.latents(tmp_path / "latents")
+    return tmp_path
+
+
+def test_a_job_survives_its_way_to_a_rank(folder: Path) -> None:
+    first = job(folder)
+    assert Job.from_json(json.loads(json.dumps(first.to_json()))) == first
+
+
+@pytest.mark.parametrize(
+    "change", ["seed=1", "model.dim=32", "training.video_backbone.lr=1", "training.precision=bf16"]
+)
+def test_what_changes_the_weights_changes_the_key(folder: Path, change: str) -> None:
+    assert job(folder, change).key["settings"] != job(folder).key["settings"]
+    assert job(folder, change).name != job(folder).name
+
+
+@pytest.mark.parametrize(
+    "change", ["training.ranks=2", "training.threads=2", "training.video_backbone.checkpoint_every=1", "service.port=1"]
+)
+def test_what_does_not_change_the_weights_leaves_the_key(folder: Path, change: str) -> None:
+    assert job(folder, change).key == job(folder).key
+
+
+def test_other_latents_change_the_key(folder: Path) -> None:
+    before = job(folder)
+    made.latents(folder / "latents", {"av": {"train": 3}})
+    after = job(folder)
+    assert after.key["data"] != before.key["data"]
+    assert after.key["settings"] == before.key["settings"]
+
+
+@pytest.mark.parametrize(
+    ("change", "stage", "line"),
+    [
+        (
+            "training.video_backbone.source=/weights",
+            "video_backbone",
+            "source: importing released weights is not available",
+        ),
+        ("training.engine=deepspeed training.zero_stage=3", "video_backbone", "zero_stage: 3 has no checkpoints"),
+        (
+            "training.engine=deepspeed training.ranks=3",
+            "video_backbone",
+            "batch: 4 is not a multiple of training.ranks=3",
+        ),
+        ("seed=0", "distil", "distil: no such training stage"),
+    ],
+)
+def test_what_can_never_work_is_refused_at_once(folder: Path, change: str, stage: str, line: str) -> None:
+    with pytest.raises(ConfigError, match=line):
+        job(folder, *change.split(), stage=stage)
+
+
+def test_missing_inputs_say_what_to_run(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(OviError, match="no latents in here; run `ovi encode` first"):
+        Job.make("video_backbone", made.settings(), tmp_path / "nothing", tmp_path, tmp_path)
+    with pytest.raises(
+        OviError, match=r"audio_pretrain/model\.json: no such model; run `ovi train audio-pretrain` first"
+    ):
+        job(folder, stage="audio_finetune")
+
+
+def test_starting_ranks_needs_no_torch() -> None:
+    """The process that only watches its ranks starts in a fraction of a second."""
+    code = "import sys, ovi.training.launch; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
