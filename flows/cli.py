@@ -78,6 +78,7 @@ def ui(
     from flows.workspace import Workspace
 
     settings = config.load(params, profile, sets)
+    typer.echo("starting")
     with one_line_stop("the pages are closed"), server.pages(Workspace(), settings, mlflow_port, prefect_port) as urls:
         for name, url in urls.items():
             typer.echo(f"{name:8} {url}")

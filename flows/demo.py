@@ -42,18 +42,19 @@ def demo(root: str | Path, settings: Settings) -> None:
 
         graph = Graph(workspace.root)
         stale = [stage for stage in graph.order if graph.reasons(stage)]
-        before = workspace.records()
+        ran: set[str] = set()
         if stale:
             server.require_port(settings.service.host, settings.service.port, "service.port")
-            say(f"{len(stale)} of {len(graph.order)} stages to run, {', '.join(stale)}; starting the Prefect server")
-            _run(workspace, settings, graph, lock)
+            say(f"to run: {', '.join(stale)}, and what follows from that; starting the Prefect server")
+            ran = _run(workspace, settings, graph, lock)
         else:
             say(f"nothing to do: all {len(graph.order)} stages are unchanged")
-        _close(workspace, settings, graph, before, time.monotonic() - began)
+        _close(workspace, settings, graph, ran, time.monotonic() - began)
         graph.close()
 
 
-def _run(workspace: Workspace, settings: Settings, graph: Graph, lock: int) -> None:
+def _run(workspace: Workspace, settings: Settings, graph: Graph, lock: int) -> set[str]:
+    """The stages that ran."""
     from flows.lineage import Lineage
     from flows.local import LocalExecutor
 
@@ -61,22 +62,21 @@ def _run(workspace: Workspace, settings: Settings, graph: Graph, lock: int) -> N
         from flows import pipeline  # while the server starts; reads where it will be
 
         wait()
-        pipeline.run(settings, graph, LocalExecutor(workspace.root, keep_open=(lock,)), lineage)
+        return pipeline.run(settings, graph, LocalExecutor(workspace.root, keep_open=(lock,)), lineage)
 
 
-def _close(workspace: Workspace, settings: Settings, graph: Graph, before: dict[str, Any], took: float) -> None:
+def _close(workspace: Workspace, settings: Settings, graph: Graph, ran: set[str], took: float) -> None:
     """The closing table, where things are, and the one figure that says whether it worked."""
     console = Console(width=None if sys.stdout.isatty() else 140)
     table = Table(
         "stage", "state", "time", "peak memory", "produced", title=f"profile {settings.profile}: {seconds(took)}"
     )
-    after = workspace.records()
+    records = workspace.records()
     for stage in graph.order:
-        record = after.get(stage, {})
-        ran = record != before.get(stage)
+        record = records.get(stage, {})
         table.add_row(
             stage,
-            "ran" if ran else "unchanged",
+            "ran" if stage in ran else "unchanged",
             seconds(record["seconds"]) if "seconds" in record else "-",
             memory(record.get("peak_bytes", 0)),
             _figures(record.get("result", {})),
@@ -111,8 +111,8 @@ def sync_words(scene: str, metrics: dict[str, float | None], reasons: dict[str, 
 
 
 def _figures(result: dict[str, Any]) -> str:
-    """The first few numbers of a stage's answer."""
-    numbers = [(name, value) for name, value in result.items() if isinstance(value, int | float)]
+    """The first few numbers of a stage's answer; how long it took has its own column."""
+    numbers = [(name, value) for name, value in result.items() if type(value) in (int, float) and "seconds" not in name]
     return ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in numbers[:4])
 
 

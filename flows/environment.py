@@ -26,6 +26,8 @@ def quiet() -> None:
     """Set in this process what is not set yet. Call before importing prefect, mlflow or dvc: they read it once."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    for name in ("no_proxy", "NO_PROXY"):  # our servers are on loopback, whatever proxy leads outside
+        os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1", "localhost"]))
 
 
 def for_stage(extra: Mapping[str, str]) -> dict[str, str]:

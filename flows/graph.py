@@ -144,8 +144,12 @@ class Graph:
             try:
                 stage.save_outs()
                 stage.commit()
+            except LockError:
+                raise
             except OutputDoesNotExistError as error:
                 raise OviError(f"stage {stage.name}: ended well without an output: {one_line(error)}") from None
+            except (DvcException, OSError) as error:  # a full disk, most often
+                raise OviError(f"stage {stage.name}: its outputs cannot be kept: {one_line(error)}") from error
             path = self.root / LOCK
             lock: Any = loads_yaml(path.read_text(), typ="rt") if path.exists() else {"schema": "2.0"}
             lock.setdefault("stages", {}).update(to_lockfile(stage))

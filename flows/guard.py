@@ -1,8 +1,8 @@
 """Runs one command and sees to it that nothing of it outlives us: the process between the flow and a stage or server.
 
-`python guard.py PARENT_PID GRACE_S command ...`. It adopts orphans (PR_SET_CHILD_SUBREAPER), because ranks and workers
-start sessions of their own, and hears of its parent's death (PR_SET_PDEATHSIG), because a flow may be killed with -9.
-A SIGTERM, or that death, is passed to the command alone, as Kubernetes does with a container's first process; GRACE_S
+`python guard.py PARENT_PID GRACE_S command ...`. On Linux it adopts orphans (PR_SET_CHILD_SUBREAPER), because ranks and
+workers start sessions of their own; it looks whether its parent still lives, because a flow may be killed with -9. A
+SIGTERM, or that death, is passed to the command alone, as Kubernetes does with a container's first process; GRACE_S
 later, or at a second SIGTERM, everything is killed. What the command leaves behind when it ends is stopped too. Exits
 with the command's code, 128 + n for signal n. Knows nothing of stages; psutil is its only import, so it starts at once.
 Try it: `python flows/guard.py $$ 5 sleep 100`, then Ctrl-C.
@@ -25,8 +25,8 @@ STRAY_EXIT_S, STRAY_TERM_S = 1.0, 5.0  # what a left-over gets to end by itself,
 
 
 class Guard:
-    def __init__(self, command: list[str], grace_s: float) -> None:
-        self._grace_s = grace_s
+    def __init__(self, parent: int, grace_s: float, command: list[str]) -> None:
+        self._parent, self._grace_s = parent, grace_s
         self._code: int | None = None
         self._kill_at: float | None = None  # set by the first request to stop
         self._asked = False
@@ -40,6 +40,8 @@ class Guard:
         while self._code is None:
             if self._asked:
                 self._asked = False
+                self._pass_on()
+            if self._kill_at is None and os.getppid() != self._parent:
                 self._pass_on()
             if self._kill_at is not None and time.monotonic() >= self._kill_at:
                 _signal_all(signal.SIGKILL)
@@ -93,7 +95,8 @@ def _signal_all(number: signal.Signals) -> None:
 
 
 def _prctl(option: int, value: int) -> None:
-    ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
 def _die_with_guard() -> None:
@@ -101,12 +104,9 @@ def _die_with_guard() -> None:
 
 
 def main(parent: int, grace_s: float, command: list[str]) -> int:
-    _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
-    if os.getppid() != parent:  # it died before we could ask to hear of it
-        return 128 + signal.SIGTERM
     try:
-        guard = Guard(command, grace_s)
+        guard = Guard(parent, grace_s, command)
     except OSError as error:
         print(f"{command[0]}: {error.strerror}", file=sys.stderr, flush=True)
         return 127

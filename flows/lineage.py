@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from flows.graph import Inputs
-from flows.jobs import Outcome
+from flows.jobs import Outcome, Status
 from flows.workspace import Workspace
 from ovi import config
 from ovi.config import Settings
 from ovi.tracking import Run
+
+STOPPED = (Status.PREEMPTED, Status.CANCELLED)
 
 
 class Lineage:
@@ -76,7 +78,7 @@ class Lineage:
         done = hashes is not None
         run.log_metrics({"stage/seconds": outcome.seconds, "stage/peak_gib": outcome.peak_bytes / 2**30})
         run.set_tags({f"ovi.output.{path}": value for path, value in (hashes or {}).items()})
-        run.close("FINISHED" if done else "FAILED")
+        run.close("FINISHED" if done else "KILLED" if outcome.status in STOPPED else "FAILED")
         self._workspace.record(
             stage,
             state="done" if done else "failed",

@@ -102,6 +102,10 @@ class Tree:
         self.peak_bytes = 0
 
     @property
+    def pid(self) -> int:
+        return self._guard.pid
+
+    @property
     def alive(self) -> bool:
         return self._guard.poll() is None
 

@@ -30,9 +30,10 @@ from ovi.errors import ConfigError, OviError, Preempted
 DRAIN_S = 10.0
 
 
-def run(settings: Settings, graph: Graph, executor: Executor, lineage: Lineage) -> None:
-    """Run what is stale, as one flow run. Raises OviError naming the first stage that fails; what ended before stays.
+def run(settings: Settings, graph: Graph, executor: Executor, lineage: Lineage) -> set[str]:
+    """Run what is stale, as one flow run; the names of the stages that ran.
 
+    Raises OviError naming the first stage that fails; what ended before it stays.
     KeyboardInterrupt and the exceptions of signals pass through, once the stage is stopped and the states are written.
     """
     values = settings.model_dump(mode="json")
@@ -44,15 +45,17 @@ def run(settings: Settings, graph: Graph, executor: Executor, lineage: Lineage) 
         validate_parameters=False,
         persist_result=False,
     )
-    def pipeline(settings: dict[str, Any]) -> None:
+    def pipeline(settings: dict[str, Any]) -> set[str]:
         lineage.tag(flow_run=str(flow_run.id))
-        rows = []
+        rows, ran = [], set()
         for stage in graph.order:
             reasons = graph.reasons(stage)
             rows.append({"stage": stage, "ran because": "; ".join(reasons) or "unchanged, not run"})
             if reasons:
                 work(stage, reasons)
+                ran.add(stage)
         create_table_artifact(rows, key="ovi-stages", description=f"Stages of profile {settings['profile']}")
+        return ran
 
     def work(stage: str, reasons: list[str]) -> None:
         needs = settings.resources.get(stage, Resources())
@@ -71,7 +74,7 @@ def run(settings: Settings, graph: Graph, executor: Executor, lineage: Lineage) 
         attempt(reasons)
 
     try:
-        pipeline(values)
+        return pipeline(values)
     finally:  # while the server still lives: at the process's end Prefect would wait a minute for one that is gone
         EventsWorker.drain_all(timeout=DRAIN_S)
         APILogWorker.drain_all(timeout=DRAIN_S)

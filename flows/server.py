@@ -18,6 +18,8 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
+
 from flows import environment
 from flows.local import Tree, log_path, start
 from flows.workspace import Workspace
@@ -26,7 +28,6 @@ from ovi.config import Settings, Tracking
 from ovi.errors import OviError
 
 HOST = "127.0.0.1"
-PREFECT_PORT = 4200
 START_S = 180.0  # a first start compiles and migrates a database: 15 s on an idle machine, a minute on a busy one
 STOP_S = 10.0
 
@@ -48,10 +49,14 @@ class Server:
     def alive(self) -> bool:
         return self._tree.alive
 
+    @property
+    def pid(self) -> int:
+        return self._tree.pid
+
     def ready(self) -> None:
         """Raises OviError when the server ends or is silent for START_S; the line names its log."""
         until = time.monotonic() + START_S
-        while not answers(self._health):
+        while not (answers(self._health) and self.alive):
             if not self.alive:
                 raise OviError(f"the {self.name} server did not start: {_last_line(self._log)} (log: {self._log})")
             if time.monotonic() > until:
@@ -70,14 +75,9 @@ def start_prefect(workspace: Workspace, port: int) -> Server:
 
 def start_mlflow(workspace: Workspace, tracking: Tracking, port: int) -> Server:
     """The MLflow pages over the store the stages write to."""
-    stores = (
-        "--backend-store-uri",
-        tracking.uri,
-        "--default-artifact-root",
-        tracking.artifacts,
-        "--no-serve-artifacts",
-    )
-    command = ("mlflow", "server", *stores, "--workers", "1", "--host", HOST, "--port", str(port))
+    stores = ("--backend-store-uri", tracking.uri, "--default-artifact-root", tracking.artifacts)
+    options = ("--no-serve-artifacts", "--workers", "1", "--host", HOST, "--port", str(port))
+    command = ("mlflow", "server", *stores, *options)
     return Server(workspace.root, "mlflow", command, port, "/health", {})
 
 
@@ -86,9 +86,10 @@ def find_prefect(workspace: Workspace) -> str | None:
     announcement = workspace.prefect / "server.json"
     if not announcement.exists():
         return None
-    with contextlib.suppress(OviError, KeyError, TypeError):
-        url = str(storage.read_json(announcement)["url"])
-        return url if answers(f"{url}/api/health") else None
+    with contextlib.suppress(OviError, KeyError, TypeError, psutil.NoSuchProcess):
+        told = storage.read_json(announcement)
+        same = psutil.Process(told["pid"]).create_time() == told["started"]  # else another clone may have its port now
+        return str(told["url"]) if same and answers(f"{told['url']}/api/health") else None
     return None
 
 
@@ -103,13 +104,15 @@ def prefect(workspace: Workspace) -> Iterator[Callable[[], None]]:
         PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL="CRITICAL",  # its words go to its pages; the terminal is ours
         PREFECT_RESULTS_PERSIST_BY_DEFAULT="false",
     )
-    users = os.environ.get("PREFECT_API_URL")
     found = find_prefect(workspace)
-    if users or found:
-        os.environ["PREFECT_API_URL"] = users or f"{found}/api"
+    url = os.environ.get("PREFECT_API_URL") or (f"{found}/api" if found else None)
+    if url:
+        if not answers(f"{url}/health"):
+            raise OviError(f"PREFECT_API_URL: {url} does not answer; start that server or unset the variable")
+        os.environ["PREFECT_API_URL"] = url
         yield lambda: None
         return
-    server = start_prefect(workspace, free_port(PREFECT_PORT))
+    server = start_prefect(workspace, free_port())  # not Prefect's usual one: two clones may start at once
     os.environ["PREFECT_API_URL"] = f"{server.url}/api"
     try:
         yield lambda: _announce(workspace, server)
@@ -149,10 +152,8 @@ def require_port(host: str, port: int, setting: str) -> None:
         raise OviError(f"{setting}: port {port} on {host} is in use; stop what listens there or choose another port")
 
 
-def free_port(preferred: int = 0) -> int:
-    """`preferred` if nobody listens there, else (and for 0) one the system picks."""
-    if preferred and _is_free(HOST, preferred):
-        return preferred
+def free_port() -> int:
+    """A port nobody listens on, picked by the system."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
@@ -169,7 +170,8 @@ def answers(url: str) -> bool:
 def _announce(workspace: Workspace, server: Server) -> None:
     """Wait for the Prefect server, then tell other commands of this clone where it is."""
     server.ready()
-    storage.write_json(workspace.prefect / "server.json", {"url": server.url})
+    started = psutil.Process(server.pid).create_time()
+    storage.write_json(workspace.prefect / "server.json", {"url": server.url, "pid": server.pid, "started": started})
 
 
 def _is_free(host: str, port: int) -> bool:

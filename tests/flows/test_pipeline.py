@@ -211,8 +211,8 @@ def test_the_pages_of_a_clone(root: Path) -> None:
     command = [OVI, "ui", "--mlflow-port", str(ports[0]), "--prefect-port", str(ports[1])]
     process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    said = [process.stdout.readline() for _ in range(3)]
-    assert [line.split()[-1] for line in said[:2]] == [f"http://127.0.0.1:{port}" for port in ports]
+    said = [process.stdout.readline() for _ in range(4)]
+    assert [line.split()[-1] for line in said[1:3]] == [f"http://127.0.0.1:{port}" for port in ports]
     for url in (f"http://127.0.0.1:{ports[0]}/", f"http://127.0.0.1:{ports[1]}/api/health"):
         assert server.answers(url)
     assert server.find_prefect(Workspace(root)) == f"http://127.0.0.1:{ports[1]}"  # a flow of this clone would use it
