@@ -161,7 +161,7 @@ def free_port() -> int:
 
 def answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=2) as reply:
+        with urllib.request.build_opener().open(url, timeout=2) as reply:  # urlopen's own keeps an old proxy setting
             return bool(reply.status == 200)
     except (urllib.error.URLError, http.client.HTTPException, OSError):
         return False

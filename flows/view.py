@@ -10,6 +10,8 @@ from __future__ import annotations
 from flows.jobs import Outcome, Status, Word
 from ovi.progress import reporter
 
+COUNTS = ("done", "total")  # the numbers of a progress event that the bar itself shows
+
 
 def say(text: str) -> None:
     print(text, flush=True)
@@ -21,7 +23,7 @@ class StageView:
     def __init__(self, stage: str, reasons: list[str], show_lines: bool) -> None:
         """`show_lines`: show plain lines too, for a command that does not speak JSON."""
         self._stage, self._show_lines = stage, show_lines
-        self._done = 0
+        self._done: int | None = None  # until the stage says what it starts
         more = f" and {len(reasons) - 2} more" if len(reasons) > 2 else ""
         say(f"{stage}: {'; '.join(reasons[:2])}{more}")
         self._voice = reporter()
@@ -30,11 +32,11 @@ class StageView:
         event = word["event"]
         if event == "start":
             self._done = 0
-            self._voice.start(
-                f"{self._stage}: {word.get('what', '')}", int(word.get("total") or 0), str(word.get("unit") or "")
-            )
-        elif event == "progress":
-            figures = {name: value for name, value in word.items() if name not in ("event", "what", "done", "total")}
+            what = f"{self._stage}: {word.get('what', '')}"
+            self._voice.start(what, int(word.get("total") or 0), str(word.get("unit") or ""))
+        elif event == "progress" and self._done is not None:
+            numbers = {name: value for name, value in word.items() if isinstance(value, int | float)}
+            figures = {name: numbers[name] for name in numbers if name not in COUNTS}
             done = int(word.get("done") or 0)
             self._voice.advance(done - self._done, **figures)
             self._done = done
