@@ -84,7 +84,7 @@ def lines(series: Sequence[Line], x_label: str, height: float = 190.0, width: fl
         for x, y in (line.points[0], line.points[-1]):
             parts.append(f'<circle class="fill {line.kind}" cx="{x_axis(x):.1f}" cy="{y_axis(y):.1f}" r="3"/>')
         x, y = line.points[-1]
-        parts.append(text(x_axis(x) + 8, y_axis(y) + 4, number(y), f"value {line.kind}"))
+        parts.append(text(x_axis(x) + 8, y_axis(y) + 4, fixed(y), f"value {line.kind}"))
     return svg(width, height, parts)
 
 
@@ -98,7 +98,7 @@ def bars(rows: Sequence[Bar], width: float = WIDTH) -> str:
         parts.append(text(label - 10, y + 15, row.label, "tick", "end"))
         parts.append(f'<rect class="fill {row.kind}" x="{label}" y="{y:.1f}" rx="2" '
                      f'width="{max(axis(row.value) - label, 1):.1f}" height="18"/>')  # fmt: skip
-        parts.append(text(axis(row.value) + 7, y + 14, number(row.value), "value"))
+        parts.append(text(axis(row.value) + 7, y + 14, fixed(row.value), "value"))
         parts.append(text(axis(row.value) + 44, y + 14, row.note, "tick"))
     return svg(width, 8 + step * len(rows), parts)
 
@@ -168,6 +168,11 @@ def number(value: float) -> str:
     """A figure as a reader wants it: three significant digits, a true minus sign."""
     shown = f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
     return shown.replace("-", "−")
+
+
+def fixed(value: float) -> str:
+    """A figure beside others like it: always three significant digits, 1.70 and not 1.7."""
+    return f"{value:#.3g}".rstrip(".").replace("-", "−") if abs(value) < 1000 else number(value)
 
 
 def text(x: float, y: float, words: str, kind: str, anchor: str = "start") -> str:

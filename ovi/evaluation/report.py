@@ -14,7 +14,7 @@ from ovi import storage
 from ovi.config import Settings
 from ovi.errors import OviError
 from ovi.evaluation import figures, page, pictures
-from ovi.evaluation.figures import Bar, Line, Row, number
+from ovi.evaluation.figures import Bar, Line, Row, fixed, number
 from ovi.evaluation.learning import Curve
 from ovi.evaluation.results import Results
 from ovi.evaluation.statistics import Separation
@@ -116,10 +116,10 @@ def _tiles(results: Results, scenes: Sequence[SceneSync]) -> str:
     tiles = [_sync_tile(scene) for scene in scenes]
     for stage, modality in (("video_backbone", "video"), ("audio_pretrain", "audio")):
         name = f"loss/{stage}/{modality}"
-        under = f"held-out loss {_shown(results, f'{name}/start')} → {_shown(results, f'{name}/end')}"
+        under = f"held-out loss {_shown(results, f'{name}/start', fixed)} → {_shown(results, f'{name}/end', fixed)}"
         tiles.append(page.tile(NAMES[stage], _shown(results, f"{name}/drop", change), under))
     psnr = _shown(results, "codec/video_psnr_db", lambda db: f"{db:.1f} dB")
-    under = f"audio log-mel error {_shown(results, 'codec/audio_log_mel_error')}; held-out clips there and back"
+    under = f"audio log-mel error {_shown(results, 'codec/audio_log_mel_error', fixed)}; held-out clips there and back"
     tiles.append(page.tile("Codec, video PSNR", psnr, under))
     return f'<div class="tiles">{"".join(tiles)}</div>'
 
@@ -143,6 +143,8 @@ def _sync(scene: SceneSync, results: Results) -> str:
         f"The sound's median offset is {offset} (positive: late). {inside} of the clips lie where viewers notice "
         f"nothing (sound 45 ms early to 125 ms late); with shuffled sounds {shuffled_inside}."
     )
+    if failed := results.values[f"{name}/n_failed"]:
+        late += f" In {number(failed)} of {found.n} nothing seen goes with anything heard; they count as not in sync."
     marks = {"chance": 0.5} | ({"real clips": scene.real_auc} if scene.real_auc is not None else {})
     caption = (
         f"AUC {found.auc:.3f}; generated clips with shuffled sounds {_shown(results, f'{name}/shuffled_auc', three)}; "
@@ -200,7 +202,7 @@ def _stage_card(stage: str, curves: Sequence[Curve], results: Results) -> str:
     captions, drawn = [], []
     for curve in curves:
         name = f"loss/{stage}/{curve.modality}"
-        ends = f"{_shown(results, f'{name}/start')} → {_shown(results, f'{name}/end')}"
+        ends = f"{_shown(results, f'{name}/start', fixed)} → {_shown(results, f'{name}/end', fixed)}"
         captions.append(
             page.key(curve.modality, f"{curve.modality} {ends} ({_shown(results, f'{name}/drop', change)})")
         )

@@ -29,7 +29,7 @@ class Results:
         if not math.isfinite(value):
             self.null(name, f"came out as {value}")
             return
-        self.values[name] = float(f"{value:.{DIGITS}g}")
+        self.values[name] = value if isinstance(value, int) else float(f"{value:.{DIGITS}g}")
         self.reasons.pop(name, None)
 
     def null(self, name: str, reason: str) -> None:

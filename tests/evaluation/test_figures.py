@@ -79,3 +79,4 @@ def test_envelope_holds_every_peak() -> None:
 
 def test_numbers_are_written_for_people() -> None:
     assert [figures.number(value) for value in (0.61803, -3, 40000, 0.0001)] == ["0.618", "−3", "40,000", "0.0001"]
+    assert [figures.fixed(value) for value in (1.7, -0.9, 24, 40000)] == ["1.70", "−0.900", "24.0", "40,000"]

@@ -105,7 +105,7 @@ def test_full_report_shows_figures_curves_players_and_reasons() -> None:
     page = Page(html)
     for words in (
         "AUC 1.000", "95 % interval 86.2 % to 100 %", "0 of 500 random pairings did as well (p = 0.002)",
-        "held-out loss 1.8 → 0.9", "−50 %", "27.3 dB", "own partner", "another clip's partner", "tower alone",
+        "held-out loss 1.80 → 0.900", "−50 %", "27.3 dB", "own partner", "another clip's partner", "tower alone",
         "no speech recogniser is configured", "“tea & me”", "A calm voice.", "median offset is 12 ms",
         "real clips, own sound",
     ):  # fmt: skip
