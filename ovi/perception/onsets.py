@@ -20,6 +20,7 @@ Array = NDArray[np.float32]
 STEP = 0.004  # s, the common grid of all curves
 SMOOTH = 0.030  # s, standard deviation of the Gaussian over every curve
 NEAR_ZERO = 0.060  # s, offsets that count as "in step" for `at_zero`
+STEADY = 0.7  # frames, standard deviation of the Gaussian over a moving thing's place: noise looks like impacts
 WINDOW = 0.032  # s of sound behind one value
 BANDS = 24
 SHORT_SIDE = 56  # pictures are averaged down towards this many pixels: finer detail only adds noise
@@ -30,7 +31,7 @@ PAIRS: dict[tuple[str, str], tuple[float, float]] = {
     ("light", "level"): (-0.011, 1.0),
     ("area", "level"): (-0.009, 1.0),
     ("rise", "onset"): (-0.025, 1.0),
-    ("impact", "onset"): (-0.026, 1.15),
+    ("impact", "onset"): (-0.033, 1.15),
     ("speed", "level"): (-0.009, 1.0),
 }
 
@@ -163,7 +164,8 @@ def _centre(change: Array, area: Array) -> tuple[Array, Array]:
         moment, mass = profile @ places, profile.sum(axis=1)
         rest = moment.sum() / max(float(mass.sum()), 1e-9)
         weight = calm * len(places)
-        centres.append(((moment + weight * rest) / (mass + weight)).astype(np.float32))
+        centre = (moment + weight * rest) / (mass + weight)
+        centres.append(gaussian_filter1d(centre, STEADY).astype(np.float32))
     return centres[0], centres[1]
 
 
