@@ -19,7 +19,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=N
 
 Package = Annotated[Path, typer.Option(help="Folder written by `ovi package`.")]
 PACKAGE = Path("out/package")
-STATE = Path("ovi-service")
+STATE = Path("out/service")
 
 
 @app.command(epilog="Example: ovi package --model models/fusion --out out/package")

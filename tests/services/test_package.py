@@ -8,9 +8,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -155,6 +156,60 @@ def test_a_clip_over_http_leaves_nothing_but_the_clip(packed: Path, settings: Se
     assert storage.sha256_folder(packed / "package") == before
 
 
+class Serving:
+    """`ovi serve` as a user starts it, on a free port."""
+
+    def __init__(self, packed: Path, state: Path) -> None:
+        words = ["serve", "--params", str(packed / "settings.yaml"), "--package", str(packed / "package")]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "ovi.cli", *words, "--state", str(state)], cwd=ROOT, stderr=subprocess.PIPE
+        )
+        assert self.process.stderr is not None
+        self.client = httpx.Client(base_url=self.process.stderr.readline().decode().split()[0], trust_env=False)
+
+    def wait(self, path: str, good: Callable[[httpx.Response], bool]) -> httpx.Response:
+        deadline = time.monotonic() + 240
+        while time.monotonic() < deadline:
+            try:
+                if good(answer := self.client.get(path)):
+                    return answer
+            except httpx.TransportError:
+                assert self.process.poll() is None, "the server ended"
+            time.sleep(0.1)
+        raise AssertionError(f"waited in vain for {path}")
+
+    def end(self, number: signal.Signals) -> int:
+        assert self.process.stderr is not None
+        self.process.send_signal(number)
+        self.process.stderr.close()
+        self.client.close()
+        return self.process.wait(timeout=240)
+
+
+@pytest.mark.e2e
+def test_the_whole_server_may_be_killed_and_loses_nothing(packed: Path, temporary: Path) -> None:
+    server = Serving(packed, temporary / "state")
+    server.wait("/readyz", lambda answer: answer.status_code == 200)
+    work = {"prompt": "A lamp.", "seed": 9, "steps": 60}
+    job, other = (server.client.post("/v1/videos", json=work).json()["id"] for _ in range(2))
+    server.wait(f"/v1/videos/{job}", lambda answer: answer.json()["step"] > 2)
+    assert server.end(signal.SIGKILL) == -9
+    gone = time.monotonic() + 30
+    while ours(temporary):
+        assert time.monotonic() < gone, ours(temporary)
+        time.sleep(0.05)
+
+    server = Serving(packed, temporary / "state")
+    done = [server.wait(f"/v1/videos/{name}", lambda answer: answer.json()["sha256"]).json() for name in (job, other)]
+    assert done[0]["sha256"] == done[1]["sha256"]
+    assert [one["status"] for one in done] == ["completed", "completed"]
+    assert server.client.get("/nowhere").headers["content-type"] == "application/problem+json"
+    assert "ovi_workers_up 1.0" in server.client.get("/metrics").text
+    assert "<title>" in server.client.get("/").text
+    assert server.end(signal.SIGTERM) == 0
+    assert ours(temporary) == []
+
+
 @pytest.fixture
 def temporary(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path
@@ -169,6 +224,7 @@ def test_an_interrupted_clip_takes_the_service_along(packed: Path, temporary: Pa
     process = subprocess.Popen(
         [sys.executable, "-m", "ovi.cli", *words, "--out", str(temporary / "clip.mp4")], cwd=ROOT,
         env=os.environ | {"TMPDIR": str(temporary)}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
     )  # fmt: skip
     deadline = time.monotonic() + 240
     while not any("services.generation.worker" in child.cmdline() for child in ours(temporary)):
