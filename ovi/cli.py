@@ -132,11 +132,7 @@ def generate(
 
     settings = config.load(params, profile, sets)
     voice, how = _voice(as_json), settings.sampling
-    request = Request(
-        prompt=prompt, seed=seed, image=image, steps=how.steps, shift=how.shift, solver=how.solver,
-        guidance_video=how.guidance_video, guidance_audio=how.guidance_audio, skip_layer=how.skip_layer,
-        negative_video=how.negative_video, negative_audio=how.negative_audio,
-    )  # fmt: skip
+    request = Request.of(how, prompt, seed, image=image)
     sampler = Sampler(load_model(model))
     plan = sampler.plan([request])
     voice.start("sampling", how.steps, "steps")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 
+import torch
+
+torch.set_num_threads(1)  # small tensors gain nothing from two threads and lose much on a busy machine
 os.environ.update(
     DO_NOT_TRACK="1",
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
