@@ -12,8 +12,10 @@ def histogram(kept: list[float], out: list[float], limits: list[float], unit: st
     low, high = _range(np.array([*kept, *out], np.float64), limits)
     edges = np.linspace(low, high, BINS + 1)
     counts = [np.histogram(np.clip(group, low, high), edges)[0] for group in (kept, out)]
-    scale = TALL / max(1, int((counts[0] + counts[1]).max()))
+    tallest = max(1, int((counts[0] + counts[1]).max()))
+    scale = TALL / tallest
     parts = [f'<line class="base" x1="0" x2="{WIDE}" y1="{TALL}" y2="{TALL}"/>']
+    parts.append(f'<text x="{WIDE}" y="-6" text-anchor="end">tallest bar {tallest}</text>')
     for at in range(BINS):
         base = float(TALL)
         for name, n in (("kept", counts[0][at]), ("out", counts[1][at])):
@@ -25,7 +27,7 @@ def histogram(kept: list[float], out: list[float], limits: list[float], unit: st
     for share, anchor in ((0.0, "start"), (0.5, "middle"), (1.0, "end")):
         label = f"{low + share * (high - low):.3g} {unit if share == 1 else ''}".strip()
         parts.append(f'<text x="{share * WIDE:.0f}" y="{TALL + 16}" text-anchor="{anchor}">{label}</text>')
-    return f'<svg viewBox="0 -4 {WIDE} {TALL + FOOT}" role="img">{"".join(parts)}</svg>'
+    return f'<svg viewBox="0 -16 {WIDE} {TALL + FOOT + 12}" role="img">{"".join(parts)}</svg>'
 
 
 def _bar(name: str, x: float, y: float, tall: float) -> str:

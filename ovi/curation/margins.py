@@ -79,7 +79,7 @@ def _pair(frames: NDArray[np.uint8]) -> tuple[int, int]:
 def _bar(frames: NDArray[np.uint8]) -> int:
     if frames[:, 0].max() > DARK:
         return 0
-    levels = frames.max(-1)  # [N, lines, length]
+    levels = _levels(frames)
     bright = levels.mean((1, 2)) >= BRIGHT
     if bright.sum() < MIN_FRAMES:
         return 0
@@ -93,8 +93,13 @@ def _bar(frames: NDArray[np.uint8]) -> int:
     return begins if edge >= LIT and _is_flat(frames[:, : max(1, begins - SOFT)]) else 0
 
 
+def _levels(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The largest channel of each pixel: [N, lines, length, 3] -> [N, lines, length]."""
+    return np.maximum(np.maximum(frames[..., 0], frames[..., 1]), frames[..., 2])
+
+
 def _is_flat(frames: NDArray[np.uint8]) -> bool:
-    return frames.size == 0 or (int(frames.max()) <= DARK and float(frames.max(-1).std()) <= FLAT)
+    return frames.size == 0 or (int(frames.max()) <= DARK and float(_levels(frames).std()) <= FLAT)
 
 
 def _still_dark(frames: NDArray[np.uint8], box: Box) -> bool:

@@ -34,7 +34,6 @@ from ovi.errors import ConfigError, OviError
 from ovi.perception.faces import FaceCounter
 from ovi.progress import Progress
 
-AHEAD = 2  # sources handed out per worker before the first is done
 SINGLE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -131,7 +130,7 @@ def _in_processes(
         with _pool(workers) as pool:
             try:
                 while queue or under_way:
-                    while queue and len(under_way) < AHEAD * workers:
+                    while queue and len(under_way) <= workers:  # one more, so that none waits
                         under_way[pool.submit(examine, sources[queue[0]], settings, scratch)] = queue[0]
                         queue.popleft()
                     for done in wait(under_way, return_when=FIRST_COMPLETED).done:

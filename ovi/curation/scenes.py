@@ -58,14 +58,15 @@ def mark_starts(
         item, step = future.popleft()
         if starts:
             past.clear()
-            step = _Step(step.small, 0.0)
+            step = step._replace(jump=0.0)
         past.append(step)
         return item, starts, step.jump
 
     before: Pixels | None = None
     for item in items:
         small = thumb(item)
-        future.append((item, _Step(small, 0.0 if before is None else float(_difference(before, small).mean()))))
+        jump = 0.0 if before is None else float(_difference(before, small).mean())
+        future.append((item, _Step(small, _coarse(small), jump)))
         before = small
         if len(future) > ahead:
             yield leave()
@@ -74,9 +75,10 @@ def mark_starts(
 
 
 class _Step(NamedTuple):
-    """A thumbnail and how far it jumps from the one before it in its scene."""
+    """A thumbnail, the same at half the size, and how far it jumps from the one before it in its scene."""
 
     small: Pixels
+    coarse: NDArray[np.float32]
     jump: float
 
 
@@ -110,7 +112,11 @@ def _difference(a: Pixels, b: Pixels) -> Pixels:
 
 def _returns(past: list[_Step], future: list[_Step], share: float) -> bool:
     """Whether any picture of the future is as close to one of the past as `share` of the jump, root mean square."""
-    a, b = (np.stack([step.small for step in steps]).reshape(len(steps), -1) for steps in (past, future))
-    a, b = a.astype(np.float32), b.astype(np.float32)
-    squared = np.square(a).sum(1)[:, None] + np.square(b).sum(1)[None] - 2 * a @ b.T
-    return bool(squared.min() <= share**2 * np.square(a[-1] - b[0]).sum())
+    before, after = (np.stack([step.coarse for step in steps]) for steps in (past, future))
+    jump = float(np.square(before[-1] - after[0]).sum())
+    return any(np.square(before - picture).sum(1).min() <= share**2 * jump for picture in after)
+
+
+def _coarse(small: Pixels) -> NDArray[np.float32]:
+    half = cv2.resize(small, (SIDE // 2, SIDE // 2), interpolation=cv2.INTER_AREA)
+    return np.asarray(half, np.float32).ravel()

@@ -18,7 +18,6 @@ import numpy as np
 
 from ovi.config import Clip
 from ovi.curation.scenes import Pixels, mark_starts, thumbnail
-from ovi.media.clock import frame_time
 from ovi.media.decode import Frame
 
 SPARE = 4  # pictures are kept at no less than this many times the packed pixels, so that little is lost by cropping
@@ -29,20 +28,29 @@ SMALL = 4096  # pixels that the small pictures have at least, where the source h
 
 @dataclass
 class Tally:
-    """What the pass has seen of a source so far; seconds are s of pictures shown."""
+    """What the pass has seen of a source so far; times in s."""
 
     pictures: int = 0
     scenes: int = 0
-    seconds: Fraction = Fraction(0)
+    first: Fraction = Fraction(0)
+    last: Fraction = Fraction(0)
     shortest: Fraction | None = None
     longest: Fraction = Fraction(0)
 
     def note(self, frame: Frame) -> None:
-        shown = frame.end - frame.time
+        if not self.pictures:
+            self.first = frame.time
         self.pictures += 1
-        self.seconds += shown
-        self.shortest = shown if self.shortest is None else min(self.shortest, shown)
-        self.longest = max(self.longest, shown)
+        self.last = frame.end
+        shown = frame.end - frame.time
+        if self.shortest is None or shown < self.shortest:
+            self.shortest = shown
+        if shown > self.longest:
+            self.longest = shown
+
+    @property
+    def seconds(self) -> Fraction:
+        return self.last - self.first
 
     @property
     def cuts(self) -> int:
@@ -128,6 +136,7 @@ class _Filling:
     def __init__(self, clip: Clip, start: Fraction) -> None:
         self.start = start
         self._clip = clip
+        self._due, self._step = start, Fraction(1, clip.fps)
         self._every = max(1, round(LOOK_S * clip.fps))
         self._last: _Seen | None = None
         self._frames: list[Pixels] = []
@@ -140,8 +149,9 @@ class _Filling:
         if self._last is not None and seen is not self._last:
             self._jump = max(self._jump, jump)
         while (at := len(self._frames)) < self._clip.frames:
-            if not seen.time <= frame_time(at, self._clip.fps, self.start) < seen.end:
+            if not seen.time <= self._due < seen.end:
                 return False
+            self._due += self._step
             self._last = seen
             self._frames.append(seen.picture)
             self._small.append(seen.small)

@@ -61,18 +61,18 @@ def examine(source: Source, settings: Settings, scratch: str) -> list[Row]:
     `<clip_id>.frames` as well, and for each candidate with pictures a strip of three of them, `<clip_id>.png`."""
     work = _Work(source, settings, Path(scratch))
     try:
+        work.read_sidecar()
         return work.clips() if source.kind == "av" else work.sounds()
     except MediaError as error:
         words = one_line(error).removeprefix(f"{source.file}: ")  # the row names the file, by its place in the corpus
         return work.outcome(ERROR if error.reason in BROKEN else REJECTED, error.reason, words)
     except Exception as error:  # a defect of ours or of a decoder must not end the run
-        return work.outcome(
-            ERROR, "crashed", f"{type(error).__name__}: {one_line(error)}".replace(source.file, source.path)
-        )
+        words = f"{type(error).__name__}: {one_line(error)}"
+        return work.outcome(ERROR, "crashed", words.replace(source.file, source.path))
 
 
 def failed(source: Source, status: str, reason: str, message: str) -> list[Row]:
-    """Rows for a source that was not examined to its end: one for each set that it was meant for."""
+    """Rows for a source that gave no candidates: one for each set that it was meant for."""
     common = {"status": status, "reason": reason, "message": message}
     return [{"set": name, **_facts(source), **common} for name in source.sets]
 
@@ -88,16 +88,17 @@ class _Work:
         self._row: Row = _facts(source)
         self._sidecar: dict[str, Any] = {}
         self._fault: str | None = None
+
+    def read_sidecar(self) -> None:
         try:
-            self._sidecar = captions.read_sidecar(Path(source.file))
+            self._sidecar = captions.read_sidecar(Path(self._source.file))
         except CaptionError as error:
             self._fault = one_line(error)
         self._row |= {"scene": self._sidecar.get("scene"), "planted": self._sidecar.get("planted")}
 
-    def outcome(self, status: str, reason: str, message: str | None) -> list[Row]:
-        """One row a set for a source that gave no candidates."""
-        common = {"status": status, "reason": reason, "message": message}
-        return [{**self._row, "set": name, **common} for name in self._source.sets]
+    def outcome(self, status: str, reason: str, message: str) -> list[Row]:
+        """As `failed`, with what is known of the source by now."""
+        return [{**self._row, **row} for row in failed(self._source, status, reason, message)]
 
     # pictures with sound
 
