@@ -66,7 +66,8 @@ def video_activity(frames: NDArray[np.uint8], fps: float) -> Activity:
     y, x = _centre(change, area)
     fall = np.diff(y, prepend=y[:1])
     impact = np.maximum(-np.diff(fall, append=fall[-1:]), 0)
-    speed = np.hypot(fall, np.diff(x, prepend=x[:1]))
+    there = np.minimum(area, np.roll(area, 1))  # what is not there does not move
+    speed = np.hypot(fall, np.diff(x, prepend=x[:1])) * there
     curves = {
         "light": (light, 0.5),
         "area": (area, 0.5),
