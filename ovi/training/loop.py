@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -19,7 +20,7 @@ from ovi.config import Stage
 from ovi.errors import OviError, Preempted
 from ovi.progress import Progress
 from ovi.training import engine as engines
-from ovi.training import towers
+from ovi.training import showcase, towers
 from ovi.training.batches import Batch, Chances, assemble
 from ovi.training.checkpoint import Checkpoint, Checkpoints
 from ovi.training.engine import Engine, Place
@@ -37,6 +38,7 @@ class Record(Protocol):
     """Where figures go: an MLflow run, or the way to one."""
 
     def log_metrics(self, values: dict[str, float | None], step: int = 0) -> None: ...
+    def log_file(self, path: str | Path, folder: str = "") -> None: ...
 
 
 @dataclass
@@ -72,8 +74,9 @@ class _Training:
         self.weights = job.recipe.weights(job.settings)
         model = towers.build(job.recipe, job.settings, job.models)
         self.engine: Engine = engines.make(model, training, self.stage, place)
+        self.held_out = Pool([LatentSet.open(job.latents, name, "val") for name in self.sets])
         self.validation = Validation(
-            self._held_out(), job.recipe.modalities, job.settings.seed, self.empty, self.engine.device
+            self.held_out, job.recipe.modalities, job.settings.seed, self.empty, self.engine.device
         )
         self.store = Checkpoints(job.folder, job.key, training.keep_checkpoints, progress.note)
         self.history = History()
@@ -185,7 +188,16 @@ class _Training:
             towers.save(job.recipe, job.settings, job.models, self.engine.module, state.weights, lineage)
             storage.write_json(self.job.out / "metrics.json", metrics)
         self.engine.close()
+        if self.engine.rank == 0 and self.stage.sample_clips:
+            self._show()
         return {"metrics": metrics, "summary": self._summary(metrics)}
+
+    def _show(self) -> None:
+        """Sample clips of the first held-out captions that differ."""
+        captions = list(dict.fromkeys(self.held_out.read(index).caption for index in range(len(self.held_out))))
+        captions, out = captions[: self.stage.sample_clips], self.job.folder / "samples"
+        for path in showcase.sample(self.job.out, captions, out, self.job.settings, self.progress):
+            self.record.log_file(path, "samples")
 
     def _seconds(self) -> float:
         """Spent on this stage by this attempt and those before it, as far as they were saved."""
@@ -228,9 +240,6 @@ class _Training:
         raise OviError(
             f"{self.job.latents}: no training samples for {recipe.stage}; the clip report says what was rejected"
         )
-
-    def _held_out(self) -> Pool:
-        return Pool([LatentSet.open(self.job.latents, name, "val") for name in self.sets])
 
 
 def rate(stage: Stage, step: int) -> float:

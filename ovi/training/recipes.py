@@ -63,4 +63,6 @@ def get(stage: str, settings: Settings) -> Recipe:
             raise ConfigError(f"training.{stage}.batch: {batch} is not a multiple of training.ranks={training.ranks}")
         if training.zero_stage == 3:
             raise ConfigError("training.zero_stage: 3 has no checkpoints that any number of ranks can read; use 1 or 2")
+    if len(RECIPES[stage].modalities) == 1 and RECIPES[stage].settings(settings).sample_clips:
+        raise ConfigError(f"training.{stage}.sample_clips: one tower alone makes no clips; set it for training.fusion")
     return RECIPES[stage]

@@ -64,6 +64,7 @@ def test_other_latents_change_the_key(folder: Path) -> None:
             "video_backbone",
             "batch: 4 is not a multiple of training.ranks=3",
         ),
+        ("training.video_backbone.sample_clips=1", "video_backbone", "one tower alone makes no clips"),
         ("seed=0", "distil", "distil: no such training stage"),
     ],
 )

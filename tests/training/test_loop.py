@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from mlflow import MlflowClient
 
 from ovi import storage
 from ovi.errors import OviError, Preempted
+from ovi.media.probe import probe
 from ovi.models.folder import ModelFolder, load_model
 from ovi.progress import Silent
-from ovi.training import loop
+from ovi.training import launch, loop
 from ovi.training.engine import Place
 from ovi.training.job import Job
 from ovi.training.rank import Mute
@@ -87,6 +89,20 @@ def test_fusion_leaves_frozen_bytes_alone(trained: Path) -> None:
             learns = ".self_attn." in name or ".cross_attn." in name
             moved = not torch.equal(before, after[name])
             assert moved == learns, name
+
+
+def test_clips_of_held_out_captions_are_sampled_and_tracked(trained: Path, tmp_path: Path) -> None:
+    models = trained / "models"
+    again = link(tmp_path, trained / "latents", models / "codec", models / "video_backbone", models / "audio_finetune")
+    settings = made.settings("training.fusion.sample_clips=2", "sampling.steps=2", folder=again, steps=1)
+    launch.train("fusion", settings, again / "latents", again / "models", again / "checkpoints", Silent())
+    client = MlflowClient(settings.tracking.uri)
+    (run,) = client.search_runs(["1"])
+    clips = [file.path for file in client.list_artifacts(run.info.run_id, "samples")]
+    assert clips == ["samples/00.mp4", "samples/01.mp4"]
+    info = probe(again / "checkpoints" / "fusion" / clips[0])
+    assert info.video is not None
+    assert info.audio is not None
 
 
 @pytest.mark.parametrize("stage", ["audio_pretrain", "fusion"])

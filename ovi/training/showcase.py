@@ -1,0 +1,39 @@
+"""Clips of held-out captions, sampled when the fusion model is done, to be seen and heard beside its figures.
+
+They lie in checkpoints/fusion/samples and go into the MLflow run.
+Try it: `ovi train fusion --set training.fusion.sample_clips=2`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ovi.config import Settings
+from ovi.diffusion.request import Request, prompt_problems
+from ovi.diffusion.sampler import Sampler
+from ovi.media.encode import write_clip
+from ovi.models.folder import load_model
+from ovi.progress import Progress
+
+BATCH = 4
+
+
+def sample(model: Path, captions: list[str], out: Path, settings: Settings, progress: Progress) -> list[Path]:
+    """One mp4 for each caption that can be sampled, named by its number; seeds are the numbers as well."""
+    asked = [
+        Request.of(settings.sampling, caption, seed)
+        for seed, caption in enumerate(captions)
+        if not prompt_problems(caption)
+    ]
+    sampler = Sampler(load_model(model))
+    progress.start("sampling clips", len(asked), "clips")
+    paths = []
+    for at in range(0, len(asked), BATCH):
+        requests = asked[at : at + BATCH]
+        *_, last = sampler.run(sampler.plan(requests))
+        for request, clip in zip(requests, sampler.decode(last), strict=True):
+            paths.append(out / f"{request.seed:02d}.mp4")
+            write_clip(paths[-1], clip.frames, settings.clip.fps, clip.audio, settings.clip.sample_rate,
+                       width=settings.sampling.display_pixels)  # fmt: skip
+        progress.advance(len(requests))
+    return paths
