@@ -124,25 +124,25 @@ def _in_processes(
     waiting, suspects = deque(todo), deque[int]()
     while waiting or suspects:
         alone = bool(suspects)
-        queue = deque([suspects.popleft()]) if alone else waiting
+        queue = suspects if alone else waiting
         workers = 1 if alone else settings.curation.workers
+        most = 1 if alone else workers + 1  # under way: one more than workers, so that none waits
         under_way: dict[Future[list[Row]], int] = {}
         with _pool(workers) as pool:
             try:
                 while queue or under_way:
-                    while queue and len(under_way) <= workers:  # one more, so that none waits
+                    while queue and len(under_way) < most:
                         under_way[pool.submit(examine, sources[queue[0]], settings, scratch)] = queue[0]
                         queue.popleft()
                     for done in wait(under_way, return_when=FIRST_COMPLETED).done:
                         rows = done.result()
                         yield under_way.pop(done), rows
             except BrokenProcessPool:
-                lost = sorted(under_way.values())
-                if alone:
-                    for at in lost:
-                        yield at, failed(sources[at], ERROR, "crashed", "the process that examined it died")
-                else:
-                    suspects.extend(lost)
+                if not alone:
+                    suspects.extend(sorted(under_way.values()))
+                    continue
+                for at in under_way.values():
+                    yield at, failed(sources[at], ERROR, "crashed", "the process that examined it died")
 
 
 @contextlib.contextmanager
