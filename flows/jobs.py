@@ -72,7 +72,7 @@ class Outcome:
 
     def error(self, stage: str, log: str) -> OviError:
         """The one line a user reads about an outcome that is not a success."""
-        said = f": {self.last_line}" if self.last_line else ""
+        said = f": {self.last_line.removeprefix('ovi: ')}" if self.last_line else ""
         text = f"stage {stage}: {_WORDS[self.status].format(code=self.exit_code)}{said}; {self.advice} (log: {log})"
         if self.status is Status.CONFIG_ERROR:
             return ConfigError(text)
@@ -116,5 +116,5 @@ def judge(exit_code: int, timed_out: bool = False) -> tuple[Status, str]:
     if exit_code in (128 + 11, 128 + 6, 128 + 4):
         return Status.FAILED, "a native library crashed"
     if exit_code == EXIT_FAILED:
-        return Status.FAILED, "mend what the line says and run the same command again; finished stages are kept"
+        return Status.FAILED, "mend that and run the same command again, what is finished stays"
     return Status.FAILED, "read its log"

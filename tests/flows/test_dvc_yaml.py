@@ -35,7 +35,11 @@ ENTRY = {
     "report": ["ovi.evaluation.report"],
 }
 PLUMBING = {"ovi.config", "ovi.errors", "ovi.progress", "ovi.storage", "ovi.tracking", "ovi.cli"}
-ONLY_DIGEST = {"promote": "ovi.models.folder"}  # read for its digest: what else it imports does no work there
+# Reached, but what they import does no work for the stage's outputs.
+ENDS = {
+    "promote": "ovi.models.folder",  # only the digest is used
+    **dict.fromkeys(("video_backbone", "pretrain_audio", "finetune_audio", "train_fusion"), "ovi.training.showcase"),
+}  # the showcase puts clips into MLflow after the weights are saved
 # Stages that pack or serve code copy whole rooms, whatever their own modules import.
 COPIES = {"package": {"ovi", "services", "pyproject.toml", "constraints.txt"}, "clip": {"services/generation"}}
 
@@ -91,7 +95,7 @@ def reached(stage: str) -> set[str]:
         if module in seen or module in PLUMBING:
             continue
         seen.add(module)
-        if module != ONLY_DIGEST.get(stage):
+        if module != ENDS.get(stage):
             todo += imported(module)
     return {module for module in seen if not str(source(module)).endswith("__init__.py") or imported(module)}
 

@@ -137,7 +137,7 @@ def test_a_failing_stage_is_one_line_and_the_rest_is_kept(root: Path, api: str) 
     code, _, err = finish(demo(root, api))
     assert code == 1
     assert err.count("\n") == 1
-    assert "stage second: failed with exit code 1: ovi: the toy is broken" in err
+    assert "stage second: failed with exit code 1: the toy is broken" in err
     assert "out/logs/second.log" in err
     assert runs(root) == {"pipeline": ["FAILED"], "first": ["FINISHED"], "second": ["FAILED"]}
     assert flow_states(api, root) == ["FAILED", "first COMPLETED", "second FAILED"]
