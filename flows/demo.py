@@ -39,8 +39,10 @@ def demo(root: str | Path, settings: Settings) -> None:
     with workspace.lock() as lock:
         workspace.prepare(settings)
         from flows.graph import Graph
+        from flows.plan import check_resources
 
         graph = Graph(workspace.root)
+        check_resources(settings, graph.order)
         stale = [stage for stage in graph.order if graph.reasons(stage)]
         ran: set[str] = set()
         if stale:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from flows.graph import Graph
 from flows.workspace import SOURCE, Workspace
 from ovi.config import Resources, Settings
+from ovi.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ def look_ahead(workspace: Workspace, settings: Settings) -> list[Step]:
     """Every stage in order. Raises OviError for a bad dvc.yaml, ConfigError for a bad corpus.source."""
     changed = frozenset({SOURCE}) if workspace.source_changed(settings) else frozenset()
     graph = Graph(workspace.root, settings.model_dump(mode="json"), changed)
+    check_resources(settings, graph.order)
     steps: dict[str, Step] = {}
     for stage in graph.order:
         reasons = graph.reasons(stage)
@@ -37,6 +39,13 @@ def look_ahead(workspace: Workspace, settings: Settings) -> list[Step]:
         steps[stage] = Step(stage, state, reasons, after, settings.resources.get(stage, Resources()))
     graph.close()
     return list(steps.values())
+
+
+def check_resources(settings: Settings, stages: list[str]) -> None:
+    """ConfigError when `resources` names what is no stage: it would silently have no effect."""
+    for name in settings.resources:
+        if name not in stages:
+            raise ConfigError(f"resources.{name}: no such stage; dvc.yaml has {', '.join(stages)}")
 
 
 def words(steps: list[Step]) -> str:

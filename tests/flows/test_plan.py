@@ -11,6 +11,7 @@ import pytest
 
 from flows.plan import look_ahead, words
 from flows.workspace import Workspace
+from ovi.errors import ConfigError
 from tests.flows import toy
 from tests.flows.test_graph import run_stale
 
@@ -31,6 +32,13 @@ def test_what_runs_what_may_and_what_does_not(tmp_path: Path) -> None:
     assert "parameter sampling.steps changed (50 -> 8)" in text
     assert "after second, if that changes" in text
     assert "1 of 3 stages run for certain" in text
+
+
+def test_resources_of_no_stage_are_one_line(tmp_path: Path) -> None:
+    root = toy.make(tmp_path / "clone")
+    settings = toy.settings(root, "resources.fourth.cpus=1")
+    with pytest.raises(ConfigError, match=r"resources\.fourth: no such stage; dvc\.yaml has first, second, third"):
+        look_ahead(Workspace(root), settings)
 
 
 def test_the_plan_of_this_repository_is_whole_and_writes_nothing() -> None:
