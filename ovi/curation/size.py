@@ -24,8 +24,8 @@ def packed_size(width: int, height: int, target: int, multiple: int) -> tuple[in
     """
 
     def misfit(size: tuple[int, int]) -> float:
-        aspect = abs(log(size[0] / size[1] * height / width))
-        return 2 * aspect + abs(log(size[0] * size[1] / target))  # what is cut off is lost, pixels are only fewer
+        aspect, area = log(size[0] / size[1] * height / width), log(size[0] * size[1] / target)
+        return 2 * abs(aspect) + max(area, -1.5 * area)  # what is cut off costs most, then pixels too few
 
     wide, tall = (
         [max(1, int(ideal / multiple) + more) * multiple for more in (0, 1)]
