@@ -197,7 +197,7 @@ def load_sampler(served: Served, model: Path, threads: int) -> Sampler:
     from ovi.models.folder import load_model
 
     torch.set_num_threads(threads)
-    sampler = Sampler(load_model(model))
+    sampler = Sampler(load_model(model, "cuda" if torch.cuda.is_available() else "cpu"))
     trial = resolve(VideoRequest(prompt="warm", seed=0, steps=1), served)
     *_, last = sampler.run(sampler.plan([request(trial)]))
     sampler.decode(last)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from ovi.config import Sampling
+from ovi.config import Sampling, Settings
 from services.generation.api import Backend, create_app
 from services.generation.jobs import JobStore
 from services.generation.metrics import Meter
@@ -16,6 +16,17 @@ from services.generation.problems import BodyLimit
 from services.generation.results import ResultStore
 from services.generation.schemas import Served
 from services.generation.supervisor import Supervisor
+from tests.services.models import save_tiny_model, tiny_settings
+
+
+@pytest.fixture(scope="session")
+def settings() -> Settings:
+    return tiny_settings(service__prompt="A lamp.")
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory, settings: Settings) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "fusion", settings)
 
 
 @pytest.fixture

@@ -23,19 +23,9 @@ from ovi.progress import Silent
 from services.generation import clip as clips
 from services.generation.launch import launch
 from services.generation.package import package
-from tests.services.models import save_tiny_model, tiny_settings
+from tests.services.models import tiny_settings
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def settings() -> Settings:
-    return tiny_settings(service__prompt="A lamp.")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory, settings: Settings) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("models") / "fusion", settings)
 
 
 @pytest.fixture

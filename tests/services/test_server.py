@@ -19,7 +19,8 @@ import pytest
 from ovi import storage
 from ovi.config import Settings
 from services.generation.clip import check
-from tests.services.models import lay_bundle, save_tiny_model, tiny_settings
+from services.generation.jobs import JobStore
+from tests.services.models import lay_bundle
 
 PATIENCE_S = 240.0  # the machine may be busy; nothing here waits longer than it must
 ROOT = Path(__file__).parents[2]
@@ -28,14 +29,8 @@ LONG = WORK | {"steps": 60}
 
 
 @pytest.fixture(scope="module")
-def settings() -> Settings:
-    return tiny_settings()
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory, settings: Settings) -> Path:
-    folder = tmp_path_factory.mktemp("bundle")
-    return lay_bundle(folder / "bundle", save_tiny_model(folder / "model", settings), settings)
+def bundle(tmp_path_factory: pytest.TempPathFactory, settings: Settings, model: Path) -> Path:
+    return lay_bundle(tmp_path_factory.mktemp("bundle") / "bundle", model, settings)
 
 
 class Running:
@@ -155,6 +150,16 @@ def test_deleting_a_running_job_stops_it_and_leaves_no_file(server: Running) -> 
     assert [path for path in (server.state / "results").iterdir() if long in path.name] == []
 
 
+def test_a_job_queued_for_another_model_is_refused_in_words(server: Running) -> None:
+    effective = server.look(server.submit(WORK))["effective"] | {"model": "ovi:of-yesterday"}
+    jobs = JobStore.in_folder(server.state)
+    job, _ = jobs.submit(effective, bound=99)
+    jobs.close()
+    refused = server.finish(job.id)
+    assert (refused["status"], refused["error"]["code"]) == ("failed", "refused")
+    assert "no longer served" in refused["error"]["message"]
+
+
 def test_a_killed_worker_costs_one_attempt_and_no_byte(server: Running, long_sha256: str) -> None:
     job = server.submit(LONG)
     server.reach(job, 3)
@@ -182,16 +187,13 @@ def test_a_killed_server_takes_its_workers_along_and_loses_nothing(server: Runni
         assert (done["status"], done["sha256"]) == ("completed", long_sha256)
 
 
-def test_sigterm_lets_the_running_job_finish_and_keeps_the_waiting_one(bundle: Path, tmp_path: Path) -> None:
-    server = Running(bundle, tmp_path / "state")
-    server.start()
+def test_sigterm_lets_the_running_job_finish_and_keeps_the_waiting_one(server: Running) -> None:
+    """Last of the module: the server is gone afterwards."""
     running, waiting = server.submit(LONG), server.submit(WORK)
     server.reach(running, 1)
     server.process.terminate()
     assert server.process.wait(timeout=PATIENCE_S) == 0
-    from services.generation.jobs import JobStore
-
     jobs = JobStore.in_folder(server.state)
-    assert {job.id: job.status for job in jobs.newest(9)} == {running: "completed", waiting: "queued"}
+    left = {job.id: job.status for job in jobs.newest(2)}
     jobs.close()
-    server.client.close()
+    assert left == {running: "completed", waiting: "queued"}
