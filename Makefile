@@ -35,7 +35,7 @@ ui: $(READY)     ## the MLflow and Prefect pages of this clone, until Ctrl-C
 install: $(READY)
 
 clean:           ## forget every result (not the environment)
-	rm -rf data models checkpoints out .dvc/cache .dvc/tmp
+	rm -rf data models checkpoints out dvc.lock .dvc/cache .dvc/tmp
 
 # Two steps: torch first, from wherever pip finds it (a CPU build stays a CPU build), then uv for the other pins.
 $(READY): pyproject.toml constraints.txt

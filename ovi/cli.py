@@ -166,11 +166,10 @@ def main() -> None:
     """The console script: one line for what a user can mend, a traceback for what is our defect."""
     _join_commands()
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)  # an exit asked for inside a command comes back as its code
     except OviError as error:
         _leave(one_line(error), error.exit_code)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
     except typer.Abort:
         _leave("stopped", 130)
     except KeyboardInterrupt:

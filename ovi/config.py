@@ -109,6 +109,7 @@ class Model(Section):
     layers: Count = 3
     freq_dim: Count = 256
     video_patch: tuple[int, int, int] = (1, 2, 2)
+    rope_theta: Annotated[float, Field(gt=1)] = 10_000.0  # the release's; narrow heads have few pairs and want less
     rope_scaling: bool = True  # paper Figure 2: audio positions on the video's clock
 
     @model_validator(mode="after")
@@ -285,7 +286,7 @@ def _set(values: dict[str, Any], word: str) -> None:
     dotted, equals, text = word.partition("=")
     keys = dotted.strip().split(".")
     if not equals or not all(keys):
-        raise ConfigError(f"--set {word}: write it as section.key=value")
+        raise ConfigError(f"--set {word!r}: write it as section.key=value")
     try:
         value = yaml.safe_load(text) if text else None
     except yaml.YAMLError:
@@ -294,7 +295,7 @@ def _set(values: dict[str, Any], word: str) -> None:
     for key in keys[:-1]:
         place = place.setdefault(key, {})
         if not isinstance(place, dict):
-            raise ConfigError(f"{dotted}: {key!r} is a value, not a section")
+            raise ConfigError(f"--set {word!r}: {key!r} is a value, not a section")
     place[keys[-1]] = value
 
 
@@ -311,7 +312,7 @@ def _validate(values: dict[str, Any], where: str) -> Settings:
             message = "missing, has no default"
         else:
             message = f"{first['msg'].removeprefix('Value error, ')}, given {first['input']!r}"
-        raise ConfigError(f"{where}: {key or 'settings'}: {message}{more}") from None
+        raise ConfigError(" ".join(f"{where}: {key or 'settings'}: {message}{more}".split())) from None
 
 
 def _siblings(location: tuple[int | str, ...]) -> list[str]:

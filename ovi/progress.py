@@ -131,7 +131,7 @@ class Bar(Silent):
             self._bar.update(self._task, shown=shown)
 
     def note(self, text: str) -> None:
-        self._console.print(text, highlight=False)
+        self._console.print(text, highlight=False, markup=False)
 
     def result(self, **values: Any) -> None:
         self.close()

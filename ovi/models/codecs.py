@@ -41,6 +41,7 @@ def tower_configs(settings: Settings) -> tuple[TowerConfig, TowerConfig]:
         layers=model.layers,
         text_dim=settings.text.dim,
         text_len=settings.text.max_tokens,
+        rope_theta=model.rope_theta,
     )
     channels = settings.codec.audio_channels
     scale = rope_scale(settings) if model.rope_scaling else 1.0

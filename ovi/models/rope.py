@@ -24,23 +24,25 @@ def widths(head_dim: int) -> tuple[int, int, int]:
 
 
 @lru_cache(maxsize=32)
-def video_table(frames: int, rows: int, columns: int, head_dim: int, device: torch.device) -> Tensor:
+def video_table(
+    frames: int, rows: int, columns: int, head_dim: int, device: torch.device, theta: float = THETA
+) -> Tensor:
     """(cos, sin) of every token of a video grid, columns fastest: [frames*rows*columns, head_dim/2, 2] float32."""
     time, high, wide = widths(head_dim)
     grid = (frames, rows, columns)
     parts = [
-        _angles(frames, time)[:, None, None].expand(*grid, -1),
-        _angles(rows, high)[None, :, None].expand(*grid, -1),
-        _angles(columns, wide)[None, None, :].expand(*grid, -1),
+        _angles(frames, time, theta)[:, None, None].expand(*grid, -1),
+        _angles(rows, high, theta)[None, :, None].expand(*grid, -1),
+        _angles(columns, wide, theta)[None, None, :].expand(*grid, -1),
     ]
     return _table(torch.cat(parts, dim=-1).flatten(0, 2), device)
 
 
 @lru_cache(maxsize=32)
-def audio_table(length: int, head_dim: int, scale: float, device: torch.device) -> Tensor:
+def audio_table(length: int, head_dim: int, scale: float, device: torch.device, theta: float = THETA) -> Tensor:
     """(cos, sin) of every audio token: [length, head_dim/2, 2] float32. Pairs after the temporal ones do not turn."""
     angles = torch.zeros(length, head_dim // 2, dtype=torch.float64)
-    temporal = _angles(length, widths(head_dim)[0], scale)
+    temporal = _angles(length, widths(head_dim)[0], theta, scale)
     angles[:, : temporal.shape[1]] = temporal
     return _table(angles, device)
 
@@ -54,9 +56,9 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     return torch.view_as_real(pairs * torch.view_as_complex(table)[:, None]).flatten(-2).to(x.dtype)
 
 
-def _angles(length: int, width: int, scale: float = 1.0) -> Tensor:
-    """position * scale / THETA^(2j/width): [length, width/2] float64."""
-    ladder = scale / THETA ** (torch.arange(0, width, 2, dtype=torch.float64) / width)
+def _angles(length: int, width: int, theta: float, scale: float = 1.0) -> Tensor:
+    """position * scale / theta^(2j/width): [length, width/2] float64."""
+    ladder = scale / theta ** (torch.arange(0, width, 2, dtype=torch.float64) / width)
     return torch.arange(length, dtype=torch.float64)[:, None] * ladder
 
 

@@ -35,6 +35,7 @@ class TowerConfig:
     text_dim: int = 4096
     text_len: int = 512  # keys of text every token attends to, padded ones included
     eps: float = 1e-6
+    rope_theta: float = 10_000.0  # the slowest pair turns about this many times slower than the fastest
     rope_scale: float = 1.0  # of the audio tower: video latents a second over audio latents a second
 
 
@@ -65,11 +66,11 @@ class Tower(nn.Module):
         if config.modality == "video":
             x = self.patch_embedding(latents)
             grid = tuple(size // patch for size, patch in zip(latents.shape[2:], config.patch_size, strict=True))
-            table = rope.video_table(*grid, head_dim, x.device)
+            table = rope.video_table(*grid, head_dim, x.device, config.rope_theta)
         else:
             x = self.patch_embedding(latents, lens)
             grid = (x.shape[1],)
-            table = rope.audio_table(*grid, head_dim, config.rope_scale, x.device)
+            table = rope.audio_table(*grid, head_dim, config.rope_scale, x.device, config.rope_theta)
         time, modulation = self._embed_time(t, clean, grid[0])
         context, text_bias = self._embed_text(text)
         bias = None if lens is None else key_bias(lens, x.shape[1])
