@@ -79,7 +79,10 @@ class Checkpoints:
             for kind in MOMENTS:
                 save_file(_sorted(moments[kind]), folder / f"{kind}.safetensors")
         except SafetensorError as error:  # safetensors wraps the operating system's error in its own
-            raise OviError(f"{folder.parent}: cannot write the checkpoint ({' '.join(str(error).split())})") from None
+            reason = " ".join(str(error).split())
+            raise OviError(
+                f"{folder.parent}: cannot write the checkpoint ({reason}); free some disk, run again"
+            ) from None
         storage.write_json(folder / "history.json", checkpoint.history)
         files = {path.name: {"sha256": storage.sha256(path), "bytes": path.stat().st_size} for path in folder.iterdir()}
         description = {

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ovi.errors import OviError
 from ovi.training.checkpoint import Checkpoint, Checkpoints
 from ovi.training.engine import MOMENTS, State
 
@@ -94,6 +96,25 @@ def test_other_settings_or_data_start_anew(store: Checkpoints, tmp_path: Path) -
     found = other.newest()
     assert found is not None
     assert found.step == 5
+    assert [path.name for path in (tmp_path / "fusion").iterdir()] == ["step-000005"]
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(store: Checkpoints, tmp_path: Path) -> None:
+    store.save(checkpoint(5))
+    large = checkpoint(10)
+    large.state.weights["large"] = torch.zeros(100_000)
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(OviError, match=r"cannot write the checkpoint .*; free some disk"):
+            store.save(large)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, old)
+    found = store.newest()
+    assert found is not None
+    assert same(found, checkpoint(5))
     assert [path.name for path in (tmp_path / "fusion").iterdir()] == ["step-000005"]
 
 

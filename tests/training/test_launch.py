@@ -19,6 +19,8 @@ from ovi.training import rank
 from ovi.training.job import Job
 from tests.training import made
 
+pytestmark = pytest.mark.e2e  # seven starts of DeepSpeed and MLflow
+
 STAGE = "video_backbone"
 STEPS = 240
 SETS = [
