@@ -54,7 +54,7 @@ def mark_starts(
     future: deque[tuple[Item, _Step]] = deque()
 
     def leave() -> tuple[Item, bool, float]:
-        starts = not past or _is_cut(past, [step for _, step in future])
+        starts = not past or (_may_cut(past[-1], future[0][1]) and _is_cut(past, [step for _, step in future]))
         item, step = future.popleft()
         if starts:
             past.clear()
@@ -82,14 +82,21 @@ class _Step(NamedTuple):
     jump: float
 
 
+def _may_cut(before: _Step, after: _Step) -> bool:
+    return after.jump >= MIN_JUMP or _rises(before, after)
+
+
+def _rises(before: _Step, after: _Step) -> bool:
+    """Whether a picture comes out of black."""
+    return bool(after.small.max() > BLACK >= before.small.max())
+
+
 def _is_cut(past: deque[_Step], future: list[_Step]) -> bool:
     """Whether a scene starts between past[-1] and future[0]."""
-    before, after = past[-1].small, future[0].small
-    sharp = future[0].jump >= MIN_JUMP and future[0].jump >= MIN_RATIO * _usual(past, future)
-    rises = after.max() > BLACK >= before.max()
-    if not sharp and not rises:
+    before, after = past[-1], future[0]
+    if not _rises(before, after) and after.jump < MIN_RATIO * _usual(past, future):
         return False
-    if (_difference(before, after) > CHANGED).mean() >= WIDE:
+    if (_difference(before.small, after.small) > CHANGED).mean() >= WIDE:
         return not _returns(list(past)[-STEADY:], future[:STEADY], FLASHED)
     return min(len(past), len(future)) >= STEADY and not _returns(list(past), future, RETURN)
 

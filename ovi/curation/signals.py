@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from math import inf
 from typing import NamedTuple
 
 import cv2
@@ -34,19 +35,16 @@ class Tally:
     scenes: int = 0
     first: Fraction = Fraction(0)
     last: Fraction = Fraction(0)
-    shortest: Fraction | None = None
-    longest: Fraction = Fraction(0)
+    shortest: float = inf
+    longest: float = 0.0
 
     def note(self, frame: Frame) -> None:
         if not self.pictures:
             self.first = frame.time
         self.pictures += 1
         self.last = frame.end
-        shown = frame.end - frame.time
-        if self.shortest is None or shown < self.shortest:
-            self.shortest = shown
-        if shown > self.longest:
-            self.longest = shown
+        shown = float(frame.end) - float(frame.time)
+        self.shortest, self.longest = min(self.shortest, shown), max(self.longest, shown)
 
     @property
     def seconds(self) -> Fraction:
@@ -59,7 +57,7 @@ class Tally:
     @property
     def variable_rate(self) -> bool:
         """Whether some pictures are shown for half as long again as others; containers round times by less."""
-        return self.shortest is not None and self.longest > self.shortest * 3 / 2
+        return self.longest > 1.5 * self.shortest
 
 
 @dataclass(frozen=True)
