@@ -15,7 +15,7 @@ def histogram(kept: list[float], out: list[float], limits: list[float], unit: st
     tallest = max(1, int((counts[0] + counts[1]).max()))
     scale = TALL / tallest
     parts = [f'<line class="base" x1="0" x2="{WIDE}" y1="{TALL}" y2="{TALL}"/>']
-    parts.append(f'<text x="{WIDE}" y="-6" text-anchor="end">tallest bar {tallest}</text>')
+    parts.append(f'<text x="{WIDE}" y="-20" text-anchor="end">tallest bar {tallest}</text>')
     for at in range(BINS):
         base = float(TALL)
         for name, n in (("kept", counts[0][at]), ("out", counts[1][at])):
@@ -27,7 +27,7 @@ def histogram(kept: list[float], out: list[float], limits: list[float], unit: st
     for share, anchor in ((0.0, "start"), (0.5, "middle"), (1.0, "end")):
         label = f"{low + share * (high - low):.3g} {unit if share == 1 else ''}".strip()
         parts.append(f'<text x="{share * WIDE:.0f}" y="{TALL + 16}" text-anchor="{anchor}">{label}</text>')
-    return f'<svg viewBox="0 -16 {WIDE} {TALL + FOOT + 12}" role="img">{"".join(parts)}</svg>'
+    return f'<svg viewBox="0 -30 {WIDE} {TALL + FOOT + 26}" role="img">{"".join(parts)}</svg>'
 
 
 def _bar(name: str, x: float, y: float, tall: float) -> str:
@@ -36,8 +36,8 @@ def _bar(name: str, x: float, y: float, tall: float) -> str:
 
 def _limit(limit: float, x: float) -> str:
     left = x > WIDE - 60
-    place = f'x="{x - 4 if left else x + 4:.1f}" y="10" text-anchor="{"end" if left else "start"}"'
-    line = f'<line class="limit" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{TALL}"/>'
+    place = f'x="{x - 5 if left else x + 5:.1f}" y="-5" text-anchor="{"end" if left else "start"}"'
+    line = f'<line class="limit" x1="{x:.1f}" x2="{x:.1f}" y1="-14" y2="{TALL}"/>'
     return f'{line}<text class="limit" {place}>{limit:g}</text>'
 
 
@@ -46,4 +46,4 @@ def _range(values: np.ndarray, limits: list[float]) -> tuple[float, float]:
     ends = [*limits, *([float(values.min()), float(np.percentile(values, 99))] if len(values) else [])]
     low, high = min(ends, default=0.0), max(ends, default=1.0)
     margin = 0.04 * (high - low) or 0.5
-    return (low if low == 0 else low - margin), high + margin
+    return (max(0.0, low - margin) if low >= 0 else low - margin), high + margin
