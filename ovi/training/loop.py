@@ -8,7 +8,7 @@ Try it: `ovi train fusion --set training.fusion.steps=20`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,13 +25,14 @@ from ovi.training.batches import Batch, Chances, assemble
 from ovi.training.checkpoint import Checkpoint, Checkpoints
 from ovi.training.engine import Engine, Place
 from ovi.training.job import Job
-from ovi.training.latents import LatentSet, Pool, read_empty_text
+from ovi.training.latents import LatentSet, Pool, Shapes, read_empty_text
 from ovi.training.meter import Meter
 from ovi.training.objective import losses
 from ovi.training.order import Draws, Order
 from ovi.training.validate import Losses, Validation
 
 POINTS = 100  # of the loss curve
+LENGTHS = 94  # audio latents, 3 s: sounds whose lengths differ by less may share a batch
 
 
 class Record(Protocol):
@@ -68,8 +69,8 @@ class _Training:
         self.stage: Stage = job.recipe.settings(job.settings)
         self.empty = read_empty_text(job.latents)
         self.pool = self._pool()
-        shapes = [str(shape["video"]) if "video" in job.recipe.modalities else "" for shape in self.pool.shapes]
-        self.order = Order(shapes, job.settings.seed, self.stage.batch)
+        groups = [_group(shapes, job.recipe.modalities) for shapes in self.pool.shapes]
+        self.order = Order(groups, job.settings.seed, self.stage.batch)
         self.chances = Chances(self.stage.caption_dropout, job.recipe.first_frame_share(job.settings))
         self.weights = job.recipe.weights(job.settings)
         model = towers.build(job.recipe, job.settings, job.models)
@@ -240,6 +241,13 @@ class _Training:
         raise OviError(
             f"{self.job.latents}: no training samples for {recipe.stage}; the clip report says what was rejected"
         )
+
+
+def _group(shapes: Shapes, modalities: Sequence[str]) -> str:
+    """What a sample may share a batch with: pictures of its size; sounds of like length, so that little is padded."""
+    if "video" in modalities:
+        return str(shapes["video"])
+    return str((shapes["audio"] or [0])[0] // LENGTHS)
 
 
 def rate(stage: Stage, step: int) -> float:
