@@ -74,7 +74,7 @@ class Curation(Section):
     min_volume_db: float = -60.0  # paper 3.2
     max_offset_frames: Positive = 3.0  # paper 3.2, in 25 fps frames (40 ms each)
     min_confidence: Positive = 1.5  # paper 3.2, SyncNet's confidence
-    min_sync_score: float = 0.2  # for the weight-free estimator: normalised correlation at its peak
+    min_sync_score: float = 0.6  # for the weight-free estimator; one cause scores above 0.75, chance below 0.68
     pretrain_seconds: tuple[float, float] = (1.0, 12.0)  # paper 3.3: up to 12 s
     validation_share: Share = 0.1
     test_share: Share = 0.05

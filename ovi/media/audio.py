@@ -9,7 +9,6 @@ from math import gcd
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import firwin, resample_poly
 
 Array = NDArray[np.float32]
 SILENCE_DB = -120.0  # the floor of every level, so that silence is a number
@@ -28,6 +27,8 @@ def resample(samples: Array, from_rate: int, to_rate: int) -> Array:
     divisor = gcd(from_rate, to_rate)
     up, down = to_rate // divisor, from_rate // divisor
     widest = max(up, down)
+    from scipy.signal import firwin, resample_poly  # a second to import, and sound at the clip's rate needs none of it
+
     taps = firwin(2 * HALF_WIDTH * widest + 1, 0.97 / widest, window=("kaiser", 8.0))
     return resample_poly(samples, up, down, axis=0, window=taps).astype(np.float32)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from ovi.media.clock import sample_at
@@ -113,8 +114,9 @@ def _pictures(path: Source, stream: VideoStream) -> Iterator[tuple[av.VideoFrame
     with opened(path) as container:
         source = container.streams.video[stream.number]
         source.codec_context.thread_count = 1  # files are worked on in parallel, not pictures
+        scaler = VideoReformatter()  # one a file: a picture's own would be made anew for each, with threads
         for picture in _decoded(container, source):
-            yield picture, _upright(picture, stream)
+            yield picture, _upright(picture, stream, scaler)
 
 
 def _decoded(container: av.container.InputContainer, stream: Any) -> Iterator[Any]:
@@ -130,11 +132,11 @@ def _check_end(path: Source, end: Fraction, promised: Fraction | None) -> None:
         raise MediaError(path, "truncated", f"breaks off after {float(end):.2f} s of {float(promised):.2f} s")
 
 
-def _upright(picture: av.VideoFrame, stream: VideoStream) -> NDArray[np.uint8]:
+def _upright(picture: av.VideoFrame, stream: VideoStream, scaler: VideoReformatter) -> NDArray[np.uint8]:
     width, height = stream.width, stream.height
     if stream.rotation in (90, 270):
         width, height = height, width
-    rgb: NDArray[Any] = picture.reformat(width, height, "rgb24").to_ndarray()
+    rgb: NDArray[Any] = scaler.reformat(picture, width, height, "rgb24", threads=1).to_ndarray()
     return np.ascontiguousarray(np.rot90(rgb, stream.rotation // 90)) if stream.rotation else rgb
 
 
