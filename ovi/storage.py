@@ -87,6 +87,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     """A temporary folder that takes the place of `path` (old content removed) when the block ends well."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".{path.name}.*"):  # of a run that was killed; a folder has one writer at a time
+        shutil.rmtree(leftover, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     temporary.chmod(0o755)
     try:

@@ -152,7 +152,8 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _client(uri: str) -> Any:
     import logging
 
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for chatty in ("alembic", "mlflow.store.db.utils"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 

@@ -75,6 +75,14 @@ def test_atomic_folder_replaces_whole(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
+def test_what_a_killed_writer_left_is_swept_away(tmp_path: Path) -> None:
+    (tmp_path / ".folder.abc123").mkdir()
+    (tmp_path / ".folder.abc123" / "half").write_text("1")
+    with storage.atomic_folder(tmp_path / "folder") as temporary:
+        (temporary / "whole").write_text("2")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
 def test_disk_full_is_one_clear_line(tmp_path: Path) -> None:
     """A real write past a real limit: the kernel refuses it with EFBIG."""
     code = (
