@@ -17,7 +17,7 @@ import typer
 
 from ovi import config
 from ovi.errors import EXIT_CONFIG, EXIT_FAILED, OviError, one_line
-from ovi.progress import Progress, reporter
+from ovi.progress import reporter
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 train_app = typer.Typer(no_args_is_help=True, help="Train one stage of the paper (4.2).")
@@ -40,7 +40,7 @@ def corpus(
     """Render the synthetic corpus, or list the files of corpus.source."""
     from ovi.synthetic.corpus import build
 
-    build(config.load(params, profile, sets), out, _voice(as_json))
+    build(config.load(params, profile, sets), out, reporter(as_json))
 
 
 @app.command(epilog="Example: ovi curate --corpus data/corpus --out data/clips")
@@ -52,7 +52,7 @@ def curate(
     """Split, filter, check sync, caption and pack clips (paper section 3)."""
     from ovi.curation.run import curate as run
 
-    run(config.load(params, profile, sets), corpus, out, _voice(as_json))
+    run(config.load(params, profile, sets), corpus, out, reporter(as_json))
 
 
 @app.command(epilog="Example: ovi encode --clips data/clips --codec models/codec --out data/latents")
@@ -65,7 +65,7 @@ def encode(
     """Turn clips into latents and captions into text embeddings, once."""
     from ovi.training.encode import encode as run
 
-    run(config.load(params, profile, sets), clips, codec, out, _voice(as_json))
+    run(config.load(params, profile, sets), clips, codec, out, reporter(as_json))
 
 
 def _train_command(command: str, stage: str, help_text: str) -> None:
@@ -78,7 +78,7 @@ def _train_command(command: str, stage: str, help_text: str) -> None:
     ) -> None:  # fmt: skip
         from ovi.training.launch import train as run
 
-        run(stage, config.load(params, profile, sets), latents, models, checkpoints, _voice(as_json))
+        run(stage, config.load(params, profile, sets), latents, models, checkpoints, reporter(as_json))
 
 
 _train_command("video-backbone", "video_backbone", "The video tower alone: from scratch at small scale.")
@@ -98,7 +98,7 @@ def evaluate(
     """Score the model on held-out prompts and write the report."""
     from ovi.evaluation.run import evaluate as run
 
-    run(config.load(params, profile, sets), model, clips, latents, model.parent, out, _voice(as_json))
+    run(config.load(params, profile, sets), model, clips, latents, model.parent, out, reporter(as_json))
 
 
 @app.command(epilog="Example: ovi report --clip out/demo.mp4 --out out/report.html")
@@ -112,7 +112,7 @@ def report(
     from ovi.evaluation.report import demo_page
 
     demo_page(config.load(params, profile, sets), evaluation, clip, out)
-    _voice(as_json).result(report=str(out))
+    reporter(as_json).result(report=str(out))
 
 
 @app.command(epilog='Example: ovi generate --prompt "A red lamp blinks. <AUDCAP>High beeps.<ENDAUDCAP>"')
@@ -131,7 +131,7 @@ def generate(
     from ovi.models.folder import load_model
 
     settings = config.load(params, profile, sets)
-    voice, how = _voice(as_json), settings.sampling
+    voice, how = reporter(as_json), settings.sampling
     request = Request.of(how, prompt, seed, image=image)
     sampler = Sampler(load_model(model))
     plan = sampler.plan([request])
@@ -148,10 +148,6 @@ def config_show(params: Params = PARAMS, profile: Profile = None, sets: Sets = N
     """Print the settings after profile and --set, as a params file."""
     settings = config.load(params, profile, sets)
     typer.echo(settings.model_dump_json(indent=2) if as_json else config.dump(settings), nl=as_json)
-
-
-def _voice(as_json: bool) -> Progress:
-    return reporter(as_json)
 
 
 def _join_commands() -> None:
