@@ -111,6 +111,7 @@ class Model(Section):
     video_patch: tuple[int, int, int] = (1, 2, 2)
     rope_theta: Annotated[float, Field(gt=1)] = 10_000.0  # the release's; narrow heads have few pairs and want less
     rope_scaling: bool = True  # paper Figure 2: audio positions on the video's clock
+    local_start: bool = False  # * attention that starts among neighbours in time; the release's starts everywhere
 
     @model_validator(mode="after")
     def _heads_divide_dim(self) -> Model:
@@ -131,6 +132,7 @@ class Stage(Section):
     warmup: Annotated[int, Field(ge=0)] = 0  # * steps of linear warm-up
     cooldown: Annotated[int, Field(ge=0)] = 0  # * last steps of linear decay to a tenth
     clip_norm: Positive = 1.0  # *
+    shift: Positive = 1.0  # * above 1, noise levels are drawn more often near noise; the paper's are uniform
     caption_dropout: Share = 0.1  # * needed because sampling uses classifier-free guidance
     validate_every: Count = 100
     checkpoint_every: Count = 100

@@ -21,6 +21,11 @@ def velocity_target(data: Tensor, noise: Tensor) -> Tensor:
     return noise - data
 
 
+def shifted(sigma: Tensor, shift: float) -> Tensor:
+    """Noise levels in [0, 1] moved towards noise: S*sigma / (1 + (S-1)*sigma). A shift of 1 leaves them."""
+    return shift * sigma / (1 + (shift - 1) * sigma)
+
+
 def estimate_data(x: Tensor, velocity: Tensor, sigma: Tensor) -> Tensor:
     """The data that x [B, ...] and a velocity at sigma [B] point to."""
     return x - _spread(sigma, x) * velocity

@@ -14,8 +14,16 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ovi.models import rope
 from ovi.models.block import Block, fuse
 from ovi.models.tower import Tower, TowerConfig, valid
+
+LOCAL_GAIN, LOCAL_BIAS = 0.3, 1.5
+TIMED = tuple(  # the projections whose results RoPE turns
+    f"{layer}.{kind}"
+    for layer in ("self_attn.q", "self_attn.k", "cross_attn.q", "cross_attn.k_fusion")
+    for kind in ("weight", "bias")
+)
 
 
 class FusionModel(nn.Module):
@@ -78,13 +86,17 @@ def _cut(audio: Tensor, lens: Tensor | None) -> Tensor:
 
 
 @torch.no_grad()
-def init(model: FusionModel, seed: int) -> FusionModel:
+def init(model: FusionModel, seed: int, local_start: bool = False) -> FusionModel:
     """Fill every parameter as before the first training step; a seed and a name always give the same values.
 
     Linear weights are Xavier-uniform and biases zero; the text and time embeddings are normal with 0.02; the audio
     convolutions keep their uniform +-1/sqrt(fan in); modulations are normal with 1/sqrt(dim); the head is zero.
     As in the release, the keys and values of the other tower start ten times smaller in the video tower only, so
     that a pretrained video tower is not disturbed at first.
+
+    local_start lets attention begin among tokens of one moment instead of everywhere: queries and keys start mostly
+    alike, in the pairs of channels that turn with time, so that RoPE alone makes them differ. A small model finds that
+    out by itself only after thousands of steps; until then no tower can tell when the other one does something.
     """
     for name, parameter in model.named_parameters():
         key = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
@@ -92,7 +104,19 @@ def init(model: FusionModel, seed: int) -> FusionModel:
         _fill(name, parameter, draw)
         if name.startswith("video_model.") and name.endswith(("k_fusion.weight", "v_fusion.weight")):
             parameter.div_(10)
+        if local_start and name.endswith(TIMED):
+            _align(name, parameter, model.video_model.config)
     return model
+
+
+def _align(name: str, parameter: Tensor, config: TowerConfig) -> None:
+    """The projection of queries or keys: content turned down, and the same start in each head's temporal pairs."""
+    if name.endswith("weight"):
+        parameter.mul_(LOCAL_GAIN)
+        return
+    head = torch.zeros(config.dim // config.heads)
+    head[0 : rope.widths(len(head))[0] : 2] = LOCAL_BIAS
+    parameter.copy_(head.repeat(config.heads))
 
 
 def _fill(name: str, parameter: Tensor, draw: torch.Generator) -> None:

@@ -15,16 +15,18 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from ovi.diffusion.flow import shifted
 from ovi.training.latents import Sample
 from ovi.training.order import Draws
 
 
 @dataclass(frozen=True)
 class Chances:
-    """How often a sample loses its caption, and how often it is given its clean first frame."""
+    """How often a sample loses its caption, is given its clean first frame, and how far t leans towards noise."""
 
     no_caption: float = 0.0
     first_frame: float = 0.0
+    shift: float = 1.0
 
 
 @dataclass
@@ -64,7 +66,7 @@ def assemble(
     texts = [empty if drop else sample.text for drop, sample in zip(dropped, samples, strict=True)]
     return Batch(
         video, video_noise, audio, audio_noise, lens,
-        t=torch.tensor([draw.uniform("t") for draw in draws]),
+        t=shifted(torch.tensor([draw.uniform("t") for draw in draws]), chances.shift),
         text=pad_sequence(texts, batch_first=True),
         text_lens=torch.tensor([len(text) for text in texts]),
         clean=torch.tensor([draw.uniform("first_frame") < chances.first_frame for draw in draws]),

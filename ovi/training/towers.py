@@ -30,7 +30,7 @@ def build(recipe: Recipe, settings: Settings, models: Path) -> FusionModel:
     Raises OviError when a parent's folder is missing, damaged or of another size.
     """
     model = cast(FusionModel, codecs.build("transformer", codecs.model_config(settings)["transformer"]))
-    init(model, keyed_seed(settings.seed, recipe.stage))
+    init(model, keyed_seed(settings.seed, recipe.stage), settings.model.local_start)
     for modality in {"video", "audio"} - set(recipe.modalities):
         delattr(model, f"{modality}_model")
     for parent in recipe.parents:

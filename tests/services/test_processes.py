@@ -14,7 +14,8 @@ LEAF = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flus
 STUBBORN = f"""
 import signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-child = subprocess.Popen([sys.executable, "-c", {LEAF!r}], start_new_session=True)
+child = subprocess.Popen([sys.executable, "-c", {LEAF!r}], start_new_session=True, stdout=subprocess.PIPE)
+child.stdout.readline()
 print(child.pid, flush=True)
 time.sleep(99)
 """
@@ -23,8 +24,7 @@ time.sleep(99)
 def test_a_stubborn_tree_is_killed_to_the_last_leaf() -> None:
     process = subprocess.Popen([sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE)
     assert process.stdout is not None
-    child = psutil.Process(int(process.stdout.readline()))
-    process.stdout.readline()
+    child = psutil.Process(int(process.stdout.readline()))  # it ignores SIGTERM by now
     stop_tree(process, 0.1)
     assert process.returncode == -9
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE

@@ -1,6 +1,7 @@
 """A stage in a process of its own, to be stopped and killed: `python -m tests.training.run_stage STAGE FOLDER SET...`.
 
-Ends as the `ovi` command does: one line on stderr and the error's exit code.
+Ends as the `ovi` command does: one line on stderr and the error's exit code. MLflow is imported before the ranks
+start, so that their words are passed on at once: whoever reads them can act while the ranks still work.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import mlflow.store.db.utils  # noqa: F401 - the slow part of MLflow's tracking
 from ovi.errors import OviError, one_line
 from ovi.progress import JsonLines
 from ovi.training.launch import train
