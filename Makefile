@@ -38,9 +38,10 @@ clean:           ## forget every result (not the environment)
 	rm -rf data models checkpoints out dvc.lock .dvc/cache .dvc/tmp
 
 # Two steps: torch first, from wherever pip finds it (a CPU build stays a CPU build), then uv for the other pins.
+# Bytecode is compiled here, once: every stage of the pipeline is a process that imports a good part of it.
 $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "make: this Python has no venv module; on Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
-	@echo "installing into .venv (about a minute)"
+	@echo "installing into .venv (about two minutes)"
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt uv torch
-	@VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet -c constraints.txt -e '.[train,flows,serve,dev]'
+	@VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --compile-bytecode -c constraints.txt -e '.[train,flows,serve,dev]'
 	@touch $@

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from scipy import linalg
 from torch import Tensor, nn
 
 from ovi.errors import OviError
@@ -51,19 +52,23 @@ class LinearCodec(nn.Module):
         return (latents.float() * self.scale) @ self.basis.T + self.mean
 
     def _fit(self, batches: Iterable[Tensor], what: str) -> None:
-        """Components of all rows [..., n] of the batches, summed in float64, each signed by its largest entry."""
+        """Components of all rows [..., n] of the batches, each signed by its largest entry.
+
+        A batch's products are float32, their sum over batches float64.
+        """
         numbers, channels = self.basis.shape
         count, total, square = 0, torch.zeros(numbers, dtype=torch.float64), torch.zeros(numbers, numbers).double()
         for batch in batches:
-            rows = batch.reshape(-1, numbers).double()
+            rows = batch.reshape(-1, numbers)
             count += len(rows)
-            total += rows.sum(0)
+            total += rows.double().sum(0)
             square += rows.T @ rows
         if count == 0:
             raise OviError(f"codec: no {what} to fit on; curate some training clips first")
         mean = total / count
-        variances, vectors = torch.linalg.eigh(square / count - torch.outer(mean, mean))
-        variances, basis = variances.flip(0)[:channels], vectors.flip(1)[:, :channels]
+        covariance = (square / count - torch.outer(mean, mean)).numpy()
+        leading = [numbers - channels, numbers - 1]  # only these are computed, which torch cannot do
+        variances, basis = (torch.from_numpy(x).flip(-1) for x in linalg.eigh(covariance, subset_by_index=leading))
         basis = basis * basis.gather(0, basis.abs().argmax(0, keepdim=True)).sign()
         deviations = variances.clamp_min(1e-6 * variances[0].clamp_min(1e-6)).sqrt()
         tempered = deviations ** (1 - WHITENING)

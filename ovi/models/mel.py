@@ -32,7 +32,10 @@ def log_mel(audio: Tensor) -> Tensor:
 
 
 def griffin_lim(mel: Tensor, iterations: int = ITERATIONS) -> Tensor:
-    """log-mel [B, 80, T] -> audio [B, 256*T] in [-1, 1] whose magnitudes come near. Phases start at zero."""
+    """log-mel [B, 80, T] -> audio [B, 256*T] whose magnitudes come near. Phases start at zero.
+
+    A sound that would leave [-1, 1] is turned down as a whole: cut peaks would be heard as harmonics.
+    """
     magnitude = linear_magnitude((10.0 ** mel.float().transpose(1, 2) - FLOOR).clamp_min(0))
     frames = magnitude.shape[1]
     envelope = _overlap(_hann(mel.device).square().expand(1, frames, WINDOW)).clamp_min(1e-3)
@@ -44,7 +47,8 @@ def griffin_lim(mel: Tensor, iterations: int = ITERATIONS) -> Tensor:
         spectrum = ahead * (magnitude / ahead.abs().clamp_min(1e-9))
         before = rebuilt
     edge = (WINDOW - HOP) // 2
-    return (_signal(spectrum) / envelope)[:, edge:-edge].clamp(-1, 1)
+    audio = (_signal(spectrum) / envelope)[:, edge:-edge]
+    return audio / audio.abs().amax(dim=1, keepdim=True).clamp_min(1)
 
 
 def linear_magnitude(mel: Tensor) -> Tensor:

@@ -71,9 +71,7 @@ class _Training:
         self.pool = self._pool()
         groups = [_group(shapes, job.recipe.modalities) for shapes in self.pool.shapes]
         self.order = Order(groups, job.settings.seed, self.stage.batch)
-        self.chances = Chances(
-            self.stage.caption_dropout, job.recipe.first_frame_share(job.settings), self.stage.shift
-        )
+        self.chances = Chances(self.stage.caption_dropout, job.recipe.first_frame_share(job.settings), self.stage.shift)
         self.weights = job.recipe.weights(job.settings)
         model = towers.build(job.recipe, job.settings, job.models)
         self.engine: Engine = engines.make(model, training, self.stage, place)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import mlflow.store.db.utils  # noqa: F401 - the slow part of MLflow's tracking
+
 from ovi.errors import OviError, one_line
 from ovi.progress import JsonLines
 from ovi.training.launch import train
