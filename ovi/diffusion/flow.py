@@ -6,9 +6,15 @@ Try it: `pytest tests/diffusion/test_flow.py`.
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:  # nothing here needs torch itself, and the service's front process never imports it
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
 
 TIMESTEPS = 1000.0  # the network's timestep is 1000 * sigma
+Levels = TypeVar("Levels", "Tensor", "NDArray[np.float64]")
 
 
 def interpolate(data: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
@@ -21,7 +27,7 @@ def velocity_target(data: Tensor, noise: Tensor) -> Tensor:
     return noise - data
 
 
-def shifted(sigma: Tensor, shift: float) -> Tensor:
+def shifted(sigma: Levels, shift: float) -> Levels:
     """Noise levels in [0, 1] moved towards noise: S*sigma / (1 + (S-1)*sigma). A shift of 1 leaves them."""
     return shift * sigma / (1 + (shift - 1) * sigma)
 

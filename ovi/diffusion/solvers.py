@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
 
-from ovi.diffusion.flow import TIMESTEPS
+from ovi.diffusion.flow import TIMESTEPS, shifted
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 UNIPC_START = 0.999  # the first sigma of UniPC's training grid
 
@@ -39,11 +40,11 @@ def schedule(solver: str, steps: int, shift: float) -> Schedule:
     UniPC and DPM++ tell the network whole timesteps, cut off and not rounded; Euler shifts its low end twice.
     """
     if solver == "euler":
-        sigmas = _shifted(np.linspace(1.0, float(_shifted(np.array(0.001), shift)), steps), shift)
+        sigmas = shifted(np.linspace(1.0, float(shifted(np.array(0.001), shift)), steps), shift)
         timesteps = sigmas * TIMESTEPS
     else:
         start = UNIPC_START if solver == "unipc" else 1.0
-        sigmas = _shifted(np.linspace(start, 0.0, steps + 1)[:-1], shift)
+        sigmas = shifted(np.linspace(start, 0.0, steps + 1)[:-1], shift)
         timesteps = np.trunc(sigmas * TIMESTEPS)
     return Schedule((*map(float, sigmas), 0.0), tuple(map(float, timesteps)))
 
@@ -132,10 +133,6 @@ SOLVERS: dict[str, type[UniPC] | type[DPMPlusPlus] | type[Euler]] = {
     "dpm++": DPMPlusPlus,
     "euler": Euler,
 }
-
-
-def _shifted(sigma: NDArray[np.float64], shift: float) -> NDArray[np.float64]:
-    return shift * sigma / (1 + (shift - 1) * sigma)
 
 
 def _lambda(sigma: float) -> float:

@@ -62,10 +62,11 @@ def picture_size(settings: Settings) -> tuple[int, int]:
     """(height, width) of the square picture of curation.target_pixels, in sides the model can use: 518,400 -> 704."""
     multiple = settings.curation.side_multiple
     side = max(multiple, round(math.sqrt(settings.curation.target_pixels) / multiple) * multiple)
-    rows, columns = settings.codec.video_patch[0], settings.codec.video_patch[1]
-    if side % (rows * settings.model.video_patch[1]) or side % (columns * settings.model.video_patch[2]):
+    tokens = [a * b for a, b in zip(settings.codec.video_patch, settings.model.video_patch[1:], strict=True)]
+    if any(multiple % pixels for pixels in tokens):  # then some picture that curation makes would not split either
         raise ConfigError(
-            f"curation.side_multiple: pictures of {side}x{side} do not split by codec.video_patch and model.video_patch"
+            f"curation.side_multiple: {multiple}, but a token of codec.video_patch and model.video_patch takes "
+            f"{tokens[0]}x{tokens[1]} pixels; set a multiple of these"
         )
     return side, side
 

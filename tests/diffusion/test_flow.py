@@ -2,7 +2,7 @@
 
 import torch
 
-from ovi.diffusion.flow import estimate_data, interpolate, velocity_target
+from ovi.diffusion.flow import estimate_data, interpolate, shifted, velocity_target
 
 
 def test_ends_and_middle_of_the_path():
@@ -20,3 +20,9 @@ def test_the_velocity_points_back_to_the_data():
     sigma = torch.tensor([0.1, 0.5, 0.9])
     x = interpolate(data, noise, sigma)
     torch.testing.assert_close(estimate_data(x, velocity_target(data, noise), sigma), data, rtol=1e-5, atol=1e-5)
+
+
+def test_a_shift_moves_levels_towards_noise_and_keeps_the_ends():
+    levels = torch.tensor([0.0, 0.25, 0.5, 1.0])
+    assert torch.equal(shifted(levels, 1), levels)
+    torch.testing.assert_close(shifted(levels, 3), torch.tensor([0.0, 0.5, 0.75, 1.0]))

@@ -177,5 +177,5 @@ def test_the_paper_s_area_gives_704_pixels():
     large = SETTINGS.model_copy(update={"curation": SETTINGS.curation.model_copy(update=sizes)})
     assert codecs.picture_size(large) == (704, 704)
     odd = SETTINGS.model_copy(update={"curation": SETTINGS.curation.model_copy(update={"side_multiple": 12})})
-    with pytest.raises(ConfigError, match="do not split"):
+    with pytest.raises(ConfigError, match="takes 32x32 pixels"):
         codecs.picture_size(odd)

@@ -8,7 +8,7 @@ import torch
 from ovi.models.attention import attend
 from ovi.models.block import Stream, fuse
 from ovi.models.fusion import FusionModel, init
-from ovi.models.rope import audio_table, video_table
+from ovi.models.rope import audio_table, rotate, video_table
 from ovi.models.tower import TowerConfig, key_bias, sinusoid
 from tests import golden
 from tests.models.common import golden_model, texts, tower_config
@@ -254,6 +254,36 @@ def test_init_is_seeded_and_follows_the_release():
     assert one["audio_model.blocks.0.norm3.weight"].eq(1).all()
     assert one["audio_model.blocks.0.modulation.modulation"].std() == pytest.approx(48**-0.5, rel=0.2)
     assert one["audio_model.patch_embedding.2.w1.weight"].abs().max() == pytest.approx(1 / math.sqrt(7 * 48), rel=0.01)
+
+
+def near(q, k, q_times, k_times, within):
+    """How much of the attention of q [1, L, heads, d] on k [1, M, heads, d] falls on keys within so many frames."""
+    score = torch.einsum("blhd,bmhd->bhlm", q, k) / q.shape[-1] ** 0.5
+    close = (q_times[:, None] - k_times).abs() <= within
+    return (score.softmax(-1) * close).sum(-1).mean().item()
+
+
+def test_a_local_start_looks_at_its_own_moment():
+    """Self-attention and the attention to the other tower, of tokens that say nothing yet."""
+    sizes = [
+        TowerConfig(modality, patch, 4, 4, dim=96, ffn_dim=64, heads=2, layers=1, text_dim=8, rope_theta=100.0)
+        for modality, patch in (("video", (1, 2, 2)), ("audio", (1,)))
+    ]
+    table, sound = video_table(31, 1, 1, 48, CPU, 100.0), audio_table(157, 48, 31 / 157, CPU, 100.0)
+    frames, moments = torch.arange(31.0), torch.arange(157) * 31 / 157
+    x = torch.nn.functional.layer_norm(torch.randn(1, 157, 96, generator=torch.Generator().manual_seed(0)), (96,))
+    shares = {}
+    for local in (False, True):
+        model = init(FusionModel(*sizes), 0, local)
+        own, other = model.video_model.blocks[0].self_attn, model.audio_model.blocks[0].cross_attn
+        seen = x[:, :31]
+        q, k = (rotate(own.split(norm(part(seen))), table) for norm, part in ((own.norm_q, own.q), (own.norm_k, own.k)))
+        asked = rotate(other.split(other.norm_q(other.q(x))), sound)
+        answers = rotate(other.split(other.norm_k_fusion(other.k_fusion(seen))), table)
+        shares[local] = near(q, k, frames, frames, 3), near(asked, answers, moments, frames, 3)
+    for spread, local in zip(shares[False], shares[True], strict=True):
+        assert spread < 0.3  # 7 frames of 31 are 0.23
+        assert local > 0.6
 
 
 def test_text_that_is_too_long_is_refused():

@@ -49,6 +49,15 @@ def test_a_tone_sounds_again_at_its_pitch_and_its_time():
     assert energy[22:].max() < 1e-3
 
 
+def test_too_loud_a_sound_is_turned_down_and_not_cut():
+    mel = log_mel(tone(440))
+    loud = griffin_lim(mel + 1)  # ten times the magnitudes
+    assert loud.abs().max() <= 1
+    assert (loud.abs() > 0.99).float().mean() < 0.05
+    spectrum = torch.fft.rfft(loud[0, 2000:14000] * torch.hann_window(12000)).abs()
+    assert spectrum[960:1020].max() < 0.02 * spectrum.max()  # the third harmonic of 440 Hz, which cutting would make
+
+
 def test_silence_stays_silent_and_two_runs_are_equal():
     assert griffin_lim(log_mel(torch.zeros(1, 16_000))).abs().max() < 1e-4
     mel = log_mel(tone(700))

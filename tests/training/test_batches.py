@@ -80,6 +80,16 @@ def test_a_tenth_of_the_captions_is_dropped_for_both_towers_at_once() -> None:
     assert batch.text_lens.tolist() == [1]
 
 
+def test_a_shift_leans_the_same_draw_towards_noise() -> None:
+    chosen = samples("av", 4)
+    plain, leaning = (
+        assemble(chosen, draws([s.clip_id for s in chosen]), ("video",), Chances(shift=shift), EMPTY)
+        for shift in (1.0, 3.0)
+    )
+    torch.testing.assert_close(leaning.t, 3 * plain.t / (1 + 2 * plain.t))
+    assert torch.all(leaning.t > plain.t)
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_ranks_together_see_what_one_process_sees(tmp_path: Path, ranks: int) -> None:
     """Ids, noises, t, dropped captions and given first frames, for five batches."""
