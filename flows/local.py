@@ -25,7 +25,7 @@ from flows.jobs import JobSpec, Listener, Outcome, judge
 
 GUARD = Path(__file__).with_name("guard.py")
 POLL_S = 0.1
-SAMPLE_S, FIRST_SAMPLE_S = 2.0, 0.2  # between two looks at the tree's memory, each of which holds it up; before the first
+SAMPLE_S, FIRST_SAMPLE_S = 2.0, 0.2  # between two looks at the tree's memory (one holds it up); before the first
 AFTER_GRACE_S = 10.0  # what the guard gets beyond the grace before we end the tree ourselves
 LONGEST_LINE = 1 << 16
 

@@ -44,9 +44,8 @@ class Record(Protocol):
 
 @dataclass
 class History:
-    """What a stage remembers besides its weights; plain JSON, saved in every checkpoint."""
+    """What a stage remembers besides its weights; plain JSON, saved in every checkpoint, so without clock times."""
 
-    seconds: float = 0.0
     start: Losses = field(default_factory=dict)
     towers: Losses = field(default_factory=dict)  # of the fusion model's towers before they met
     curve: list[dict[str, Any]] = field(default_factory=list)
@@ -177,8 +176,7 @@ class _Training:
         with self.meter.paused():
             state = self.engine.state()
             if self.engine.rank == 0:
-                seconds = self._seconds()
-                self.store.save(Checkpoint(step, state, {**vars(self.history), "seconds": seconds}))
+                self.store.save(Checkpoint(step, state, dict(vars(self.history))))
 
     def _finish(self) -> dict[str, Any]:
         metrics = self._metrics()
@@ -200,16 +198,9 @@ class _Training:
         for path in showcase.sample(self.job.out, captions, out, self.job.settings, self.progress):
             self.record.log_file(path, "samples")
 
-    def _seconds(self) -> float:
-        """Spent on this stage by this attempt and those before it, as far as they were saved."""
-        return self.history.seconds + time.time() - self.job.began
-
     def _summary(self, metrics: dict[str, Any]) -> dict[str, Any]:
-        """The figures worth a line, with the times, which metrics.json must not hold."""
-        times = {
-            "seconds": round(self._seconds(), 1),
-            "seconds_to_start": round(self.ready, 1),
-        }
+        """The figures worth a line, with this attempt's times, which no file that is compared may hold."""
+        times = {"seconds": round(time.time() - self.job.began, 1), "seconds_to_start": round(self.ready, 1)}
         self.record.log_metrics(dict(times), self.stage.steps)
         drops = {f"val_{name}": value for name, value in metrics["val"]["end"].items()}
         return {"steps": self.stage.steps, **drops, **times}

@@ -111,6 +111,11 @@ def test_the_same_again_gives_the_same_bytes(trained: Path, tmp_path: Path, stag
     again = link(tmp_path, trained / "latents", models / "codec", models / "video_backbone", models / "audio_finetune")
     train(again, stage)
     assert storage.sha256_folder(again / "models" / stage) == storage.sha256_folder(models / stage)
+    steps = sorted(path.name for path in (again / "checkpoints" / stage).glob("step-*"))
+    assert steps
+    for step in steps:
+        mine, theirs = (folder / "checkpoints" / stage / step for folder in (again, trained))
+        assert storage.sha256_folder(mine) == storage.sha256_folder(theirs)
 
 
 @pytest.mark.parametrize("first", [3, 4])
