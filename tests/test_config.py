@@ -38,6 +38,8 @@ def test_paper_profile_has_the_papers_numbers() -> None:
     model, train = settings.model, settings.training
     assert (model.dim, model.ffn_dim, model.heads, model.layers) == (3072, 14336, 24, 30)
     assert model.rope_theta == 10_000
+    assert not model.local_start
+    assert train.fusion.shift == 1
     assert (train.audio_pretrain.steps, train.audio_pretrain.batch, train.audio_pretrain.lr) == (50_000, 2880, 1e-4)
     assert (train.fusion.steps, train.fusion.batch, train.fusion.lr) == (40_000, 768, 5e-5)
     assert settings.curation.min_pixels == 720 * 720
