@@ -14,7 +14,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy import linalg
 from torch import Tensor, nn
 
 from ovi.errors import OviError
@@ -56,6 +55,8 @@ class LinearCodec(nn.Module):
 
         A batch's products are float32, their sum over batches float64.
         """
+        from scipy import linalg  # fitting alone needs it; a service that decodes starts without
+
         numbers, channels = self.basis.shape
         count, total, square = 0, torch.zeros(numbers, dtype=torch.float64), torch.zeros(numbers, numbers).double()
         for batch in batches:

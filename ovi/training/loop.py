@@ -176,7 +176,7 @@ class _Training:
         with self.meter.paused():
             state = self.engine.state()
             if self.engine.rank == 0:
-                self.store.save(Checkpoint(step, state, dict(vars(self.history))))
+                self.store.save(Checkpoint(step, state, vars(self.history)))
 
     def _finish(self) -> dict[str, Any]:
         metrics = self._metrics()
