@@ -139,6 +139,26 @@ def get_alias(tracking: Tracking, name: str, alias: str) -> str | None:
         return None
 
 
+def model_source(tracking: Tracking, uri: str) -> tuple[str, str]:
+    """(address of the model folder, its digest) of a registry URI: models:/NAME@ALIAS or models:/NAME/VERSION.
+
+    Raises OviError when there is no such model.
+    """
+    from mlflow.exceptions import MlflowException
+
+    name, at, alias = uri.removeprefix("models:/").partition("@")
+    client = _client(tracking.uri)
+    try:
+        if at:
+            found = client.get_model_version_by_alias(name, alias)
+        else:
+            name, _, version = name.partition("/")
+            found = client.get_model_version(name, version)
+    except MlflowException:
+        raise OviError(f"model: {uri} is not in the registry of tracking.uri {tracking.uri}") from None
+    return str(found.source), str(found.tags.get("digest", ""))
+
+
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"a.b": 1}."""
     flat: dict[str, Any] = {}

@@ -1,8 +1,8 @@
 """Classifier-free guidance over both modalities: guided = negative + scale * (positive - negative).
 
-Each modality has its own scale and its own negative text; one picture of noise is seen by both passes.
-It knows nothing of schedules and solvers.
-Try it: `pytest tests/diffusion/test_sampler.py`.
+Each modality has its own scale and its own negative text; one picture of noise is seen by both passes. This is what is
+asked and how the answers are joined; which network answers is `denoiser.py`'s business.
+Try it: `pytest tests/diffusion/test_denoiser.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ovi.models.fusion import FusionModel
+Velocities = tuple[Tensor, Tensor]  # of video [B, C, F, H, W] and audio [B, L, C]
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,9 @@ class Texts:
         rows = [F.pad(texts.rows, (0, 0, 0, longest - texts.rows.shape[1])) for texts in (self, other)]
         return Texts(torch.cat(rows), torch.cat((self.lens, other.lens)))
 
+    def to(self, device: torch.device) -> Texts:
+        return Texts(self.rows.to(device), self.lens.to(device))
+
 
 @dataclass(frozen=True)
 class Guidance:
@@ -44,6 +47,16 @@ class Guidance:
     video: float = 1.0
     audio: float = 1.0
     skip_layer: int = -1
+
+    @property
+    def off(self) -> bool:
+        """The positive velocities are the answer."""
+        return self.video == 1 and self.audio == 1
+
+    def join(self, positive: Velocities, negative: Velocities) -> Velocities:
+        """Away from the negative velocities, each modality by its own scale."""
+        (video, audio), (not_video, not_audio) = positive, negative
+        return not_video + self.video * (video - not_video), not_audio + self.audio * (audio - not_audio)
 
 
 @dataclass(frozen=True)
@@ -55,59 +68,8 @@ class Condition:
     negative_audio: Texts
     clean: Tensor | None = None  # [B] bool: samples whose first latent frame is given; None: no sample's
 
-
-def velocity(
-    model: FusionModel, video: Tensor, audio: Tensor, t: Tensor, condition: Condition, guidance: Guidance
-) -> tuple[Tensor, Tensor]:
-    """Guided velocities of video [B, C, F, H, W] and audio [B, L, C] at timestep t [B] in 0..1000.
-
-    Both passes are one batch of 2B, unless the negative one leaves a block out. Without guidance there is one pass.
-    """
-    prompt, clean = condition.prompt, condition.clean
-    if guidance.video == 1 and guidance.audio == 1:
-        return _run(model, video, audio, t, prompt, prompt, clean)
-    negatives = (condition.negative_video, condition.negative_audio)
-    if guidance.skip_layer > 0:
-        told = _run(model, video, audio, t, prompt, prompt, clean)
-        kept = _run(model, video, audio, t, *negatives, clean, guidance.skip_layer)
-    else:
-        video, audio, t = (torch.cat((x, x)) for x in (video, audio, t))
-        both_clean = None if clean is None else torch.cat((clean, clean))
-        for_video, for_audio = (prompt + negative for negative in negatives)
-        v, a = _run(model, video, audio, t, for_video, for_audio, both_clean)
-        told, kept = zip(v.chunk(2), a.chunk(2), strict=True)
-    return guided(*told, *kept, guidance)
-
-
-def guided(
-    video: Tensor, audio: Tensor, negative_video: Tensor, negative_audio: Tensor, guidance: Guidance
-) -> tuple[Tensor, Tensor]:
-    """Away from the negative velocities, each modality by its own scale."""
-    return (
-        negative_video + guidance.video * (video - negative_video),
-        negative_audio + guidance.audio * (audio - negative_audio),
-    )
-
-
-def _run(
-    model: FusionModel,
-    video: Tensor,
-    audio: Tensor,
-    t: Tensor,
-    video_text: Texts,
-    audio_text: Texts,
-    clean: Tensor | None,
-    skip_layer: int = -1,
-) -> tuple[Tensor, Tensor]:
-    v, a = model(
-        video,
-        audio,
-        t,
-        video_text.rows,
-        video_text.lens,
-        audio_text=audio_text.rows,
-        audio_text_lens=audio_text.lens,
-        first_frame_clean=False if clean is None else clean,
-        skip_layer=skip_layer,
-    )
-    return v, a
+    def to(self, device: torch.device) -> Condition:
+        clean = None if self.clean is None else self.clean.to(device)
+        return Condition(
+            self.prompt.to(device), self.negative_video.to(device), self.negative_audio.to(device), clean
+        )

@@ -1,13 +1,12 @@
 """What a user asks of the sampler, checked: every way to be wrong is one line that names the field.
 
 It knows nothing of models; limits that depend on one (the number of blocks) are the sampler's to check.
-Try it: `python -c "from ovi.diffusion.request import prompt_problems; print(prompt_problems('A dog. <AUDCAP>Woof'))"`.
+Try it: `python -c "from ovi.diffusion.request import Request; print(Request('A dog. <AUDCAP>Woof<ENDAUDCAP>'))"`.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,17 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovi.config import Sampling
+from ovi.diffusion.prompts import MAX_PROMPT, prompt_problems
 from ovi.diffusion.solvers import SOLVERS
 from ovi.errors import OviError
 
-MAX_STEPS, MAX_SHIFT, MAX_GUIDANCE, MAX_SEED, MAX_PROMPT = 200, 100.0, 20.0, 2**63 - 1, 4000
-TAG = re.compile(r"</?(?:S|E|AUDCAP|ENDAUDCAP)>")
-CLOSES = {"<E>": "<S>", "<ENDAUDCAP>": "<AUDCAP>"}
+MAX_STEPS, MAX_SHIFT, MAX_GUIDANCE, MAX_SEED, MAX_SIDE = 200, 100.0, 20.0, 2**63 - 1, 16_384
 
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """One clip. `image`, a file or uint8 [H, W, 3], is its first frame; without one the prompt decides."""
+    """One clip. `image`, a file or uint8 [H, W, 3], is its first frame; without one the prompt decides.
+
+    `size` (height, width) is scaled to the area that the model was made for. None: as the image is, else the model's.
+    """
 
     prompt: str
     seed: int = 0
@@ -39,6 +40,10 @@ class Request:
     skip_layer: int = -1
     negative_video: str = ""
     negative_audio: str = ""
+    release_noise: bool = False
+    guidance_until: float = 1.0
+    stride: int = 1
+    size: tuple[int, int] | None = None
     image: str | Path | NDArray[np.uint8] | None = None
 
     def __post_init__(self) -> None:
@@ -50,6 +55,10 @@ class Request:
         _number("guidance_video", self.guidance_video, 0, MAX_GUIDANCE)
         _number("guidance_audio", self.guidance_audio, 0, MAX_GUIDANCE)
         _whole("skip_layer", self.skip_layer, -1, 1000)
+        _number("guidance_until", self.guidance_until, 0, 1)
+        _whole("stride", self.stride, 1, MAX_STEPS)
+        for side, value in zip(("height", "width"), self.size or (), strict=False):
+            _whole(side, value, 1, MAX_SIDE)
         if self.solver not in SOLVERS:
             raise OviError(f"solver: {self.solver!r} is not one of {', '.join(sorted(SOLVERS))}")
         for name in ("negative_video", "negative_audio"):
@@ -63,42 +72,20 @@ class Request:
         return cls(**{**values, "prompt": prompt, "seed": seed, **changes})
 
     @property
-    def batch_key(self) -> tuple[int, float, str, float, float, int]:
-        """Requests with equal keys can be sampled in one batch."""
-        return self.steps, self.shift, self.solver, self.guidance_video, self.guidance_audio, self.skip_layer
+    def batch_key(self) -> tuple[object, ...]:
+        """Requests with equal keys, for pictures of one size, can be sampled in one batch."""
+        guidance = (self.guidance_video, self.guidance_audio, self.guidance_until, self.skip_layer)
+        return self.steps, self.shift, self.solver, self.stride, self.release_noise, *guidance
+
+    @property
+    def accelerators(self) -> tuple[str, ...]:
+        """What was asked for that trades likeness to the exact result for time."""
+        asked = {"guidance_until": (self.guidance_until, 1.0), "stride": (self.stride, 1)}
+        return tuple(f"{name}={value:g}" for name, (value, exact) in asked.items() if value != exact)
 
 
-def prompt_problems(prompt: str) -> list[str]:
-    """What is wrong with a prompt, one line each; empty when it can be sampled.
-
-    A prompt is a description with speech in <S>...<E>, and one <AUDCAP>...<ENDAUDCAP> for the sounds (paper 3.4).
-    """
-    if not TAG.sub("", prompt).strip():
-        return ["is empty; describe what is seen and heard"]
-    problems = []
-    if len(prompt) > MAX_PROMPT:
-        problems.append(f"has {len(prompt)} characters; at most {MAX_PROMPT}")
-    opened: str | None = None
-    for tag in TAG.findall(prompt):
-        if tag.startswith("</"):
-            problems.append(f"{tag} is no tag; speech ends with <E>, the sounds with <ENDAUDCAP>")
-        elif tag in CLOSES:
-            if opened != CLOSES[tag]:
-                problems.append(f"{tag} without {CLOSES[tag]} before it")
-            opened = None
-        else:
-            if opened:
-                problems.append(f"{tag} inside {opened}, which is not closed")
-            opened = tag
-    if opened:
-        problems.append(f"{opened} is not closed; add {next(end for end, start in CLOSES.items() if start == opened)}")
-    if prompt.count("<AUDCAP>") > 1:
-        problems.append("has more than one <AUDCAP>; describe all sounds in one")
-    return problems
-
-
-def read_image(image: str | Path | NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """The picture as uint8 [height, width, 3] RGB: cut about its middle to the aspect asked for, then resized."""
+def read_image(image: str | Path | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The picture as uint8 [H, W, 3] RGB."""
     if isinstance(image, str | Path):
         try:
             encoded = np.frombuffer(Path(image).read_bytes(), np.uint8)
@@ -110,6 +97,11 @@ def read_image(image: str | Path | NDArray[np.uint8], height: int, width: int) -
         image = np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise OviError(f"image: {image.dtype} of shape {list(image.shape)}; it must be uint8 [H, W, 3]")
+    return image
+
+
+def fit_image(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """uint8 [H, W, 3] -> [height, width, 3]: cut about its middle to the aspect asked for, then resized."""
     rows, columns = image.shape[:2]
     high, wide = min(rows, max(1, columns * height // width)), min(columns, max(1, rows * width // height))
     top, left = (rows - high) // 2, (columns - wide) // 2

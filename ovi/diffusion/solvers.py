@@ -33,6 +33,14 @@ class Solver(Protocol):
         """x at sigmas[i] and the network's velocity there -> x at sigmas[i+1]. Called with i = 0, 1, 2, ..."""
         ...
 
+    def remember(self) -> dict[str, Tensor]:
+        """What the next step needs of the steps before."""
+        ...
+
+    def recall(self, i: int, memory: dict[str, Tensor]) -> None:
+        """Go on at step i with what a solver of the same schedule remembered after step i-1."""
+        ...
+
 
 def schedule(solver: str, steps: int, shift: float) -> Schedule:
     """The released noise levels: shifted towards noise, S*s/(1+(S-1)*s).
@@ -61,6 +69,12 @@ class Euler:
     def step(self, i: int, x: Tensor, velocity: Tensor) -> Tensor:
         return x + (self.sigmas[i + 1] - self.sigmas[i]) * velocity
 
+    def remember(self) -> dict[str, Tensor]:
+        return {}
+
+    def recall(self, i: int, memory: dict[str, Tensor]) -> None:
+        """Nothing: every step stands alone."""
+
 
 class DPMPlusPlus:
     """DPM-Solver++ (2M, midpoint): first and last step of order 1."""
@@ -81,6 +95,12 @@ class DPMPlusPlus:
         self.before = m
         return x * (following / sigma) - estimate * ((1 - following) * math.expm1(-h))
 
+    def remember(self) -> dict[str, Tensor]:
+        return {} if self.before is None else {"before": self.before}
+
+    def recall(self, i: int, memory: dict[str, Tensor]) -> None:  # noqa: ARG002
+        self.before = memory.get("before")
+
 
 class UniPC:
     """UniPC of order 2 (B(h) = e^h - 1, data prediction): each step first corrects x, then predicts the next."""
@@ -98,8 +118,22 @@ class UniPC:
             x = self._correct(i, self.corrected, m)
         self.estimates = [*self.estimates[-1:], m]
         self.corrected = x
-        self.order = min(2, len(self.sigmas) - 1 - i, i + 1)
+        self.order = self._order(i)
         return self._predict(i, x, m)
+
+    def remember(self) -> dict[str, Tensor]:
+        if self.corrected is None:
+            return {}
+        return {"corrected": self.corrected} | {f"estimate{j}": m for j, m in enumerate(self.estimates)}
+
+    def recall(self, i: int, memory: dict[str, Tensor]) -> None:
+        self.corrected = memory.get("corrected")
+        self.estimates = [memory[name] for name in sorted(memory) if name.startswith("estimate")]
+        self.order = self._order(i - 1)
+
+    def _order(self, i: int) -> int:
+        """Of the prediction at step i: the first and the last step are of order 1."""
+        return min(2, len(self.sigmas) - 1 - i, i + 1)
 
     def _predict(self, i: int, x: Tensor, m: Tensor) -> Tensor:
         following = self.sigmas[i + 1]

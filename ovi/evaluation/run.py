@@ -13,7 +13,7 @@ import torch
 
 from ovi import storage
 from ovi.config import Settings
-from ovi.diffusion.sampler import Clip
+from ovi.diffusion.sampler import Clip, Sampler
 from ovi.evaluation import learning, pictures, report, samples, sync
 from ovi.evaluation.report import Facts, Sample
 from ovi.evaluation.results import NOT_APPLICABLE, Results
@@ -64,7 +64,7 @@ def _evaluate(
 
     rows = samples.held_out(clips)
     asked = samples.prompts(rows, settings)
-    generated = samples.generate(folder.load_model(model), asked, settings.sampling, progress) if asked else []
+    generated = samples.generate(Sampler.open(model, settings.runtime), asked, settings.sampling, progress) if asked else []
     scenes = _score(settings, clips, rows, asked, generated, results, progress)
     facts = Facts(settings, folder.digest(model), len(rows), _splits(rows))
     cards = _samples(settings, asked, generated, scenes, out / "samples", progress)

@@ -23,7 +23,6 @@ from ovi.curation import manifest
 from ovi.curation.shards import ShardReader
 from ovi.diffusion.request import Request
 from ovi.diffusion.sampler import Clip, Sampler
-from ovi.models.folder import OviModel
 from ovi.progress import Progress
 
 HELD_OUT = ("test", "val")
@@ -69,10 +68,9 @@ def shown(asked: Sequence[Prompt], count: int) -> list[int]:
     return sorted(order[: max(count, scenes)])
 
 
-def generate(model: OviModel, asked: Sequence[Prompt], sampling: Sampling, progress: Progress) -> list[Clip]:
+def generate(sampler: Sampler, asked: Sequence[Prompt], sampling: Sampling, progress: Progress) -> list[Clip]:
     """One clip a prompt, in the prompts' order. The result does not depend on who shares a batch, up to rounding."""
-    sampler = Sampler(model)
-    batches = list(_batches(asked, batch_size(model.config)))
+    batches = list(_batches(asked, batch_size(sampler.model.config)))
     progress.start("sampling", sampling.steps * len(batches), "steps")
     clips: list[Clip] = []
     for batch in batches:

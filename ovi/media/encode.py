@@ -10,8 +10,9 @@ import math
 import struct
 import wave
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 
 import av
@@ -29,25 +30,28 @@ BITEXACT = {"fflags": "+bitexact", "movflags": "+faststart"}
 
 
 def write_clip(
-    path: str | Path, frames: Pictures, fps: int | Fraction, audio: Samples | None, sample_rate: int = 16000, *,
+    path: str | Path, frames: Pictures | Iterable[Pictures], fps: int | Fraction, audio: Samples | None,
+    sample_rate: int = 16000, *,
     width: int | None = None, crf: int = 18, preset: str = "veryfast", ticks: Sequence[int] | None = None,
     rotation: int = 0,
 ) -> None:  # fmt: skip
     """frames uint8 [T, H, W, 3] and audio float32 [N] or [N, 2] in [-1, 1] as an MP4, whole or not at all.
 
+    Frames may come in parts [t, H, W, 3] that follow each other, each written when it is there.
     `width` enlarges (Lanczos, aspect kept); odd sides are scaled to even ones. Picture k is shown at ticks[k] / fps s,
     without `ticks` at k / fps. `rotation` is written as the display matrix, degrees counter-clockwise.
     Sound begins at 0. Raises OviError for empty or wrongly shaped arrays.
     """
-    if frames.ndim != 4 or frames.shape[3] != 3 or not len(frames):
-        raise OviError(f"{path}: pictures must be uint8 [T, H, W, 3] with T > 0, are {frames.dtype} {frames.shape}")
-    ticks = range(len(frames)) if ticks is None else ticks
+    parts = iter([frames] if isinstance(frames, np.ndarray) else frames)
+    first = next(parts, np.empty((0, 0, 0, 3), np.uint8))
+    if first.ndim != 4 or first.shape[3] != 3 or not len(first):
+        raise OviError(f"{path}: pictures must be uint8 [T, H, W, 3] with T > 0, are {first.dtype} {first.shape}")
     with storage.atomic_path(path) as temporary, av.open(str(temporary), "w", "mp4", options=BITEXACT) as container:
-        video = _video_stream(container, frames.shape[1:3], Fraction(fps), width, crf, preset)
+        video = _video_stream(container, first.shape[1:3], Fraction(fps), width, crf, preset)
         if rotation:
             video.set_display_rotation(rotation)
         sound = None if audio is None else _audio_stream(container, audio, sample_rate)
-        _encode_pictures(container, video, frames, ticks)
+        _encode_pictures(container, video, chain.from_iterable(chain([first], parts)), ticks)
         if audio is not None and sound is not None:
             _encode_sound(container, sound, audio)
 
@@ -116,11 +120,15 @@ def _audio_stream(container: av.container.OutputContainer, audio: Samples, rate:
 
 
 def _encode_pictures(
-    container: av.container.OutputContainer, stream: av.VideoStream, frames: Pictures, ticks: Sequence[int]
+    container: av.container.OutputContainer,
+    stream: av.VideoStream,
+    frames: Iterable[Pictures],
+    ticks: Sequence[int] | None,
 ) -> None:
+    """frames [H, W, 3] one by one."""
     context = stream.codec_context
     reformatter = VideoReformatter()
-    for k, (rgb, tick) in enumerate(zip(frames, ticks, strict=True)):
+    for k, rgb in enumerate(frames):
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
         picture = reformatter.reformat(
             picture,
@@ -130,8 +138,8 @@ def _encode_pictures(
             dst_colorspace=Colorspace.ITU601,
             interpolation=Interpolation.LANCZOS,
         )
-        picture.pts, picture.time_base = tick, context.time_base
-        picture.duration = ticks[k + 1] - tick if k + 1 < len(ticks) else 1
+        picture.pts, picture.time_base = ticks[k] if ticks else k, context.time_base
+        picture.duration = ticks[k + 1] - ticks[k] if ticks and k + 1 < len(ticks) else 1
         container.mux(stream.encode(picture))
     container.mux(stream.encode(None))
 

@@ -7,10 +7,14 @@ Try it: `pytest tests/models/test_fusion.py`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ovi.models.rope import rotate
+
+Watch = Callable[[Tensor, Tensor], None]
 
 
 class RMSNorm(nn.RMSNorm):
@@ -49,6 +53,8 @@ class CrossAttention(Attention):
     projections here and no projection between the towers (paper 4.1).
     """
 
+    watch: Watch | None = None  # is shown the queries and keys between the towers, see attention_maps.py
+
     def __init__(self, dim: int, heads: int, eps: float) -> None:
         super().__init__(dim, heads, eps)
         self.k_fusion, self.v_fusion = nn.Linear(dim, dim), nn.Linear(dim, dim)
@@ -72,8 +78,10 @@ class CrossAttention(Attention):
         """x [B, L, D] asks text [B, N, D] and the other tower's tokens [B, M, D] on their common clock."""
         q = self._query(x)
         y = self.pre_attn_norm_fusion(other)
-        k = rotate(self.split(self.norm_k_fusion(self.k_fusion(y))), other_rope)
-        heard = attend(rotate(q, rope), k, self.split(self.v_fusion(y)), other_bias)
+        turned, k = rotate(q, rope), rotate(self.split(self.norm_k_fusion(self.k_fusion(y))), other_rope)
+        if self.watch:
+            self.watch(turned.transpose(1, 2), k.transpose(1, 2))
+        heard = attend(turned, k, self.split(self.v_fusion(y)), other_bias)
         return self.o(self._ask_text(q, text, text_bias) + heard)
 
     def _query(self, x: Tensor) -> Tensor:

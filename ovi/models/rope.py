@@ -56,6 +56,13 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     return torch.view_as_real(pairs * torch.view_as_complex(table)[:, None]).flatten(-2).to(x.dtype)
 
 
+def rotate_real(x: Tensor, table: Tensor) -> Tensor:
+    """As `rotate`, in real numbers: what compilers for GPUs fuse with the operations around it."""
+    a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = table[:, None].unbind(-1)
+    return torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2).to(x.dtype)
+
+
 def _angles(length: int, width: int, theta: float, scale: float = 1.0) -> Tensor:
     """position * scale / theta^(2j/width): [length, width/2] float64."""
     ladder = scale / theta ** (torch.arange(0, width, 2, dtype=torch.float64) / width)

@@ -60,28 +60,33 @@ class Tower(nn.Module):
 
         lens [B] are audio lengths where they differ; clean [B] says which samples' first video frame has t=0.
         """
-        config, head_dim = self.config, self.config.dim // self.config.heads
-        latents, text = (x.to(self.head.head.weight.dtype) for x in (latents, text))
-        grid: tuple[int, ...]
-        if config.modality == "video":
-            x = self.patch_embedding(latents)
-            grid = tuple(size // patch for size, patch in zip(latents.shape[2:], config.patch_size, strict=True))
-            table = rope.video_table(*grid, head_dim, x.device, config.rope_theta)
-        else:
-            x = self.patch_embedding(latents, lens)
-            grid = (x.shape[1],)
-            table = rope.audio_table(*grid, head_dim, config.rope_scale, x.device, config.rope_theta)
-        time, modulation = self._embed_time(t, clean, grid[0])
-        context, text_bias = self._embed_text(text)
+        x, table, grid = self.tokens(latents, lens)
+        time, modulation = self.embed_time(t, clean, grid[0])
+        context, text_bias = self.embed_text(text)
         bias = None if lens is None else key_bias(lens, x.shape[1])
         return Stream(x, time, modulation, context, text_bias, table, bias, grid)
 
+    def tokens(self, latents: Tensor, lens: Tensor | None = None) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+        """Tokens [B, L, D], their rotary table [L, D/heads/2, 2] and their grid."""
+        config, head_dim = self.config, self.config.dim // self.config.heads
+        latents = latents.to(self.head.head.weight.dtype)
+        if config.modality == "video":
+            x = self.patch_embedding(latents)
+            frames, rows, columns = (n // p for n, p in zip(latents.shape[2:], config.patch_size, strict=True))
+            table = rope.video_table(frames, rows, columns, head_dim, x.device, config.rope_theta)
+            return x, table, (frames, rows, columns)
+        x = self.patch_embedding(latents, lens)
+        return x, rope.audio_table(x.shape[1], head_dim, config.rope_scale, x.device, config.rope_theta), (x.shape[1],)
+
     def close(self, s: Stream) -> Tensor:
         """Tokens -> velocity in the latents' layout, float32."""
-        y = self.head(s.x, s.time).float()
+        return self.untoken(self.head(s.x, s.time).float(), s.grid)
+
+    def untoken(self, y: Tensor, grid: tuple[int, ...]) -> Tensor:
+        """What the head says of each token [B, L, ...], in the latents' layout."""
         if self.config.modality == "audio":
             return y
-        y = y.unflatten(1, s.grid).unflatten(-1, (*self.config.patch_size, self.config.out_dim))
+        y = y.unflatten(1, grid).unflatten(-1, (*self.config.patch_size, self.config.out_dim))
         return y.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
 
     def forward(
@@ -100,7 +105,7 @@ class Tower(nn.Module):
                 s.x = block(s.x, s)
         return self.close(s)
 
-    def _embed_time(self, t: Tensor, clean: Tensor | None, frames: int) -> tuple[Tensor, Tensor]:
+    def embed_time(self, t: Tensor, clean: Tensor | None, frames: int) -> tuple[Tensor, Tensor]:
         """Time embedding [B, R, D] and modulation [B, R, 6, D]: R=1, or R=frames where first frames may be clean."""
         t = t[:, None]
         if clean is not None:
@@ -111,12 +116,13 @@ class Tower(nn.Module):
             return e, e0
         return _for_frames(e, frames), _for_frames(e0, frames)
 
-    def _embed_text(self, text: Tensor) -> tuple[Tensor, Tensor | None]:
+    def embed_text(self, text: Tensor) -> tuple[Tensor, Tensor | None]:
         """Text keys [B, N', D] and their bias [1, N'].
 
         Every text is padded with zero rows to text_len and all rows are attended (released behaviour). The rows past
         the batch's longest text are all the same, so one of them with the bias log(their number) stands for all.
         """
+        text = text.to(self.head.head.weight.dtype)
         folded = self.config.text_len - text.shape[1]
         if folded < 0:
             raise ValueError(f"text of {text.shape[1]} tokens, this tower takes {self.config.text_len}")
@@ -147,7 +153,7 @@ class AudioPatch(nn.Sequential):
 
     def __init__(self, config: TowerConfig) -> None:
         super().__init__(
-            nn.Conv1d(config.in_dim, config.dim, 7, padding=3), nn.SiLU(), ConvMLP(config.dim, config.dim * 8 // 3)
+            nn.Conv1d(config.in_dim, config.dim, 7, padding=3), nn.SiLU(), ConvMLP(config.dim, mlp_channels(config.dim))
         )
 
     def forward(self, input: Tensor, lens: Tensor | None = None) -> Tensor:
@@ -161,11 +167,10 @@ class AudioPatch(nn.Sequential):
 
 
 class ConvMLP(nn.Module):
-    """w2(SiLU(w1 x) * w3 x), kernel 7, channels rounded up to a multiple of 256."""
+    """w2(SiLU(w1 x) * w3 x), kernel 7."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
-        hidden = 256 * math.ceil(hidden / 256)
         self.w1 = nn.Conv1d(dim, hidden, 7, padding=3, bias=False)
         self.w2 = nn.Conv1d(hidden, dim, 7, padding=3, bias=False)
         self.w3 = nn.Conv1d(dim, hidden, 7, padding=3, bias=False)
@@ -173,6 +178,11 @@ class ConvMLP(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         y = F.silu(self.w1(x)) * self.w3(x)
         return self.w2(y if mask is None else y * mask)
+
+
+def mlp_channels(dim: int) -> int:
+    """Hidden channels of a tower's ConvMLP: 8/3 of its width, rounded up to a multiple of 256."""
+    return 256 * math.ceil(dim * 8 // 3 / 256)
 
 
 class Head(nn.Module):

@@ -9,10 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from ovi.config import Settings
-from ovi.diffusion.request import Request, prompt_problems
+from ovi.diffusion.prompts import prompt_problems
+from ovi.diffusion.request import Request
 from ovi.diffusion.sampler import Sampler
 from ovi.media.encode import write_clip
-from ovi.models.folder import load_model
 from ovi.progress import Progress
 
 BATCH = 4
@@ -25,7 +25,7 @@ def sample(model: Path, captions: list[str], out: Path, settings: Settings, prog
         for seed, caption in enumerate(captions)
         if not prompt_problems(caption)
     ]
-    sampler = Sampler(load_model(model))
+    sampler = Sampler.open(model, settings.runtime)
     progress.start("sampling clips", len(asked), "clips")
     paths = []
     for at in range(0, len(asked), BATCH):

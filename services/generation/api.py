@@ -14,7 +14,7 @@ from typing import Annotated, Any, Protocol
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse
 
-from ovi.diffusion.request import prompt_problems
+from ovi.diffusion.prompts import prompt_problems
 from services.generation import metrics, problems
 from services.generation.jobs import Job, JobStore, KeyConflict, QueueFull
 from services.generation.problems import Problem

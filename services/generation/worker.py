@@ -30,7 +30,7 @@ from services.generation.results import ResultStore
 from services.generation.schemas import Served, VideoRequest, resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from ovi.diffusion.request import Request
     from ovi.diffusion.sampler import Sampler
@@ -137,10 +137,10 @@ class Worker:
             for step in self._sampler.run(plan):
                 self._look_up(job, step.index)
         with clock("decode"):
-            (clip,) = self._sampler.decode(step)
+            sound = self._sampler.sounds(step)[0]
         self._look_up(job, job.steps)
-        with clock("mux"):
-            size, digest = self._write(job, clip)
+        with clock("mux"):  # pictures are decoded while those before them are written
+            size, digest = self._write(job, self._sampler.frames(step), sound)
         try:
             self._jobs.complete(job, digest, size, clock.seconds)
         except LeaseLost:
@@ -153,13 +153,13 @@ class Worker:
         if self._control.recalled:
             raise Recalled
 
-    def _write(self, job: Job, clip: Any) -> tuple[int, str]:
+    def _write(self, job: Job, frames: Iterable[Any], sound: Any) -> tuple[int, str]:
         from ovi.media.encode import write_clip
 
         path, effective = self._results.path(job.id), job.effective
         try:
             write_clip(
-                path, clip.frames, effective["fps"], clip.audio, effective["sample_rate"],
+                path, frames, effective["fps"], sound, effective["sample_rate"],
                 width=effective["display_pixels"],
             )  # fmt: skip
         except (OviError, OSError) as error:
@@ -194,10 +194,9 @@ def load_sampler(served: Served, model: Path, threads: int) -> Sampler:
     import torch
 
     from ovi.diffusion.sampler import Sampler
-    from ovi.models.folder import load_model
 
     torch.set_num_threads(threads)
-    sampler = Sampler(load_model(model, "cuda" if torch.cuda.is_available() else "cpu"))
+    sampler = Sampler.open(model)
     trial = resolve(VideoRequest(prompt="warm", seed=0, steps=1), served)
     *_, last = sampler.run(sampler.plan([request(trial)]))
     sampler.decode(last)

@@ -5,50 +5,16 @@ import numpy as np
 import pytest
 
 from ovi.config import Sampling
-from ovi.diffusion.request import Request, prompt_problems, read_image
+from ovi.diffusion.request import Request, fit_image, read_image
 from ovi.errors import OviError
 
 GOOD = "A man says <S>hello there<E> and waves. <AUDCAP>A calm voice, wind.<ENDAUDCAP>"
 
 
-@pytest.mark.parametrize(
-    "prompt",
-    [
-        GOOD,
-        "A red lamp blinks.",
-        "<S>One<E> then <S>two<E>",
-        "a < b and c > d",
-        "  A dog.\n <AUDCAP>Barks<ENDAUDCAP>  ",
-    ],
-)
-def test_good_prompts(prompt):
-    assert prompt_problems(prompt) == []
-    assert Request(prompt).prompt == prompt
-
-
-@pytest.mark.parametrize(
-    ("prompt", "words"),
-    [
-        ("", "is empty"),
-        (" \n\t", "is empty"),
-        ("<S><E> <AUDCAP><ENDAUDCAP>", "is empty"),
-        ("A man says <S>hello", "<S> is not closed; add <E>"),
-        ("A man says hello<E>", "<E> without <S> before it"),
-        ("A dog. <AUDCAP>Woof", "<AUDCAP> is not closed; add <ENDAUDCAP>"),
-        ("A dog. Woof<ENDAUDCAP>", "<ENDAUDCAP> without <AUDCAP> before it"),
-        ("<S>a <S>b<E>", "<S> inside <S>, which is not closed"),
-        ("<AUDCAP>a voice says <S>b<E><ENDAUDCAP>", "<S> inside <AUDCAP>, which is not closed"),
-        ("<S>a<ENDAUDCAP>", "<ENDAUDCAP> without <AUDCAP> before it"),
-        ("<S>a</S>", "</S> is no tag; speech ends with <E>"),
-        ("<AUDCAP>a<ENDAUDCAP> <AUDCAP>b<ENDAUDCAP>", "more than one <AUDCAP>"),
-        ("x" * 4001, "4001 characters; at most 4000"),
-    ],
-)
-def test_bad_prompts(prompt, words):
-    assert any(words in problem for problem in prompt_problems(prompt))
-    with pytest.raises(OviError, match=r"^prompt: ") as caught:
-        Request(prompt)
-    assert "\n" not in str(caught.value)
+def test_prompts_are_looked_at():
+    assert Request(GOOD).prompt == GOOD
+    with pytest.raises(OviError, match=r"^prompt: <S> is not closed; add <E>$"):
+        Request("A man says <S>hello")
 
 
 @pytest.mark.parametrize(
@@ -89,11 +55,15 @@ def test_an_image_is_cut_about_its_middle_and_resized(tmp_path):
     picture[:, :30], picture[:, 70:] = (255, 0, 0), (0, 255, 0)
     cv2.imwrite(str(tmp_path / "a.png"), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     for image in (picture, tmp_path / "a.png", str(tmp_path / "a.png")):
-        got = read_image(image, 16, 16)
+        got = fit_image(read_image(image), 16, 16)
         assert got.shape == (16, 16, 3)
         assert not got.any()  # the coloured sides are cut off
-    assert tuple(read_image(picture, 8, 20)[4, 1]) == (255, 0, 0)  # RGB, and the whole width when the aspect fits
-    assert read_image(picture[:1, :1], 32, 16).shape == (32, 16, 3)
+    assert tuple(fit_image(read_image(picture), 8, 20)[4, 1]) == (
+        255,
+        0,
+        0,
+    )  # RGB, and the whole width when the aspect fits
+    assert fit_image(picture[:1, :1], 32, 16).shape == (32, 16, 3)
 
 
 @pytest.mark.parametrize(
@@ -107,11 +77,11 @@ def test_an_image_is_cut_about_its_middle_and_resized(tmp_path):
 )
 def test_bad_images(image, words):
     with pytest.raises(OviError, match=f"^image: .*{words}"):
-        read_image(image, 16, 16)
+        fit_image(read_image(image), 16, 16)
 
 
 def test_a_file_that_is_no_picture(tmp_path):
     for content in (b"", b"not a picture"):
         (tmp_path / "a.png").write_bytes(content)
         with pytest.raises(OviError, match=r"^image: .*not a picture"):
-            read_image(tmp_path / "a.png", 16, 16)
+            read_image(tmp_path / "a.png")

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from ovi.config import load
+from ovi.config import Runtime, load
 from ovi.diffusion import solvers
-from ovi.diffusion.guidance import Condition, Guidance, Texts, velocity
+from ovi.diffusion.guidance import Condition, Guidance, Texts
 from ovi.diffusion.request import Request
 from ovi.diffusion.sampler import Plan, Sampler, noise
 from ovi.errors import OviError
@@ -54,8 +54,9 @@ def last(sampler, *requests):
     return step
 
 
+@pytest.mark.parametrize("path", ["reference", "fast"])
 @pytest.mark.parametrize("case", ["e2e_t2v_unipc", "e2e_i2v_euler"])
-def test_the_release_s_loop(case):
+def test_the_release_s_loop(case, path):
     """Latents entering and leaving every step of the released pipeline, with guidance and a skipped layer."""
     x, config = golden.tensors(case), golden.config(case)
     texts = [Texts.of([x[f"in/text_{name}"]]) for name in ("pos", "video_neg", "audio_neg")]
@@ -71,33 +72,13 @@ def test_the_release_s_loop(case):
         truncated=(False,),
     )
     model = OviModel({}, golden_model(), None, None, None, {})
-    for step in Sampler(model).run(plan):
+    for step in Sampler(model, Runtime(path=path)).run(plan):
         if step.index < step.total:
             golden.check(case, step.video[0], x["out/vid_in_per_step"][step.index])
             golden.check(case, step.audio[0], x["out/audio_in_per_step"][step.index])
     golden.check(case, step.video, x["out/final_video_latent"])
     golden.check(case, step.audio.transpose(1, 2), x["out/final_audio_latent"])
     assert (step.index, step.sigma) == (config["sample_steps"], 0.0)
-
-
-@torch.no_grad()
-def test_both_passes_in_one_batch_equal_two_passes():
-    case, model = golden.tensors("e2e_t2v_unipc"), golden_model()
-    prompt, for_video, for_audio = (Texts.of([case[f"in/text_{n}"]] * 2) for n in ("pos", "video_neg", "audio_neg"))
-    x = (
-        torch.stack([case["in/video_noise"]] * 2),
-        torch.stack([case["in/audio_noise"]] * 2),
-        torch.tensor([900.0, 9.0]),
-    )
-    condition = Condition(prompt, for_video, for_audio, torch.tensor([True, False]))
-
-    told = model(*x, prompt.rows, prompt.lens, first_frame_clean=condition.clean)
-    kept = model(*x, for_video.rows, for_video.lens, audio_text=for_audio.rows, first_frame_clean=condition.clean)
-    got = velocity(model, *x, condition, Guidance(4.0, 1.5))
-    torch.testing.assert_close(got[0], kept[0] + 4.0 * (told[0] - kept[0]), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(got[1], kept[1] + 1.5 * (told[1] - kept[1]), rtol=1e-4, atol=1e-4)
-    for one, other in zip(velocity(model, *x, condition, Guidance()), told, strict=True):
-        torch.testing.assert_close(one, other)
 
 
 def test_a_seed_is_a_clip(sampler):
@@ -174,6 +155,71 @@ def test_the_loop_counts_and_stops_when_closed(sampler):
     loop.close()
     assert list(loop) == []
     assert [step.index for step in sampler.run(plan)] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("solver", ["unipc", "dpm++", "euler"])
+def test_going_on_from_any_step_is_the_same_run(sampler, solver):
+    plan = sampler.plan([Request(PROMPT, steps=6, stride=2, solver=solver)])
+    steps = list(sampler.run(plan))
+    for kept in steps[:-1]:
+        rest = list(sampler.run(plan, after=kept))
+        assert [step.index for step in rest] == list(range(kept.index + 1, 7))
+        assert torch.equal(rest[-1].video, steps[-1].video)
+        assert torch.equal(rest[-1].audio, steps[-1].audio)
+
+
+def test_the_estimate_comes_to_be_the_clip(sampler):
+    steps = list(sampler.run(sampler.plan([Request(PROMPT, steps=8)])))
+    errors = [float((step.estimate - steps[-1].video).norm()) for step in steps]
+    assert errors[-1] < 1e-3 < errors[4] < errors[0]
+
+
+def test_lossy_accelerators_ask_less_and_are_named(sampler, monkeypatch):
+    asked = []
+    model, forward = sampler.model.fusion, sampler.model.fusion.forward
+    monkeypatch.setattr(model, "forward", lambda *args, **named: asked.append(1) or forward(*args, **named))
+    exact = Request(PROMPT, steps=20)
+    last(sampler, exact)
+    assert (len(asked), exact.accelerators) == (40, ())
+    for changes, passes, names in [
+        ({"guidance_until": 0.5}, 30, ("guidance_until=0.5",)),
+        ({"stride": 2}, 26, ("stride=2",)),
+        ({"stride": 3, "guidance_until": 0.0}, 11, ("guidance_until=0", "stride=3")),
+    ]:
+        asked.clear()
+        request = replace(exact, **changes)
+        assert last(sampler, request).video.isfinite().all()
+        assert (len(asked), request.accelerators) == (passes, names)
+
+
+def test_the_release_s_noise_repeats_itself(sampler):
+    plan = sampler.plan([Request(PROMPT, seed=3, steps=1, release_noise=True)])
+    assert torch.equal(plan.video.flatten()[:400], plan.audio.flatten()[:400])
+    want = torch.randn(plan.audio[0].shape, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(plan.audio[0], want)
+
+
+def test_half_precision_latents_stay_near(sampler):
+    request = Request(PROMPT, steps=10)
+    rough = Sampler(sampler.model, Runtime(latents="bf16"))
+    want, got = last(sampler, request), last(rough, request)
+    assert got.video.dtype == torch.bfloat16
+    assert 1e-4 < (got.video.float() - want.video).norm() / want.video.norm() < 0.1
+
+
+def test_a_size_is_made_one_that_the_model_can_make(sampler):
+    for size, used in [((32, 32), (32, 32)), ((700, 705), (32, 32)), ((16, 64), (32, 64)), (None, (32, 32))]:
+        plan = sampler.plan([Request(PROMPT, steps=1, size=size)])
+        assert plan.size == used
+        assert plan.video.shape[-2:] == (used[0] // 16, used[1] // 16)
+    with pytest.raises(ValueError, match="one size"):
+        sampler.plan([Request(PROMPT, size=(16, 64)), Request(PROMPT)])
+
+
+def test_numbers_that_are_none_are_refused(sampler):
+    step = last(sampler, Request(PROMPT, steps=1))
+    with pytest.raises(OviError, match="numbers that are none"):
+        sampler.decode(replace(step, video=step.video * float("nan")))
 
 
 def test_a_long_prompt_is_cut_and_said_so(sampler, caplog):
