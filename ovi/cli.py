@@ -15,8 +15,8 @@ from typing import Annotated
 
 import typer
 
-from ovi import config
-from ovi.errors import EXIT_CONFIG, EXIT_FAILED, OviError, one_line
+from ovi import config, weights_cli
+from ovi.errors import EXIT_CONFIG, EXIT_FAILED, ConfigError, OviError, one_line
 from ovi.progress import reporter
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -24,6 +24,7 @@ train_app = typer.Typer(no_args_is_help=True, help="Train one stage of the paper
 config_app = typer.Typer(no_args_is_help=True, help="Look at settings.")
 app.add_typer(train_app, name="train")
 app.add_typer(config_app, name="config")
+app.add_typer(weights_cli.app, name="weights")
 
 Params = Annotated[Path, typer.Option(help="Settings file.")]
 Profile = Annotated[str | None, typer.Option(help="Profile laid over the settings: tiny, small, ovi-11b.")]
@@ -115,32 +116,56 @@ def report(
     reporter(as_json).result(report=str(out))
 
 
-@app.command(epilog='Example: ovi generate --prompt "A red lamp blinks. <AUDCAP>High beeps.<ENDAUDCAP>"')
+@app.command(epilog='Example: ovi generate --prompt "A red lamp blinks. <AUDCAP>High beeps.<ENDAUDCAP>" --seed 3')
 def generate(
-    prompt: Annotated[str, typer.Option(help="What to see, <S>what is said<E>. <AUDCAP>What to hear.<ENDAUDCAP>")],
-    model: Annotated[Path, typer.Option(help="Model folder.")] = Path("models/fusion"),
-    out: Annotated[Path, typer.Option(help="mp4 to write.")] = Path("clip.mp4"),
-    seed: Annotated[int, typer.Option(help="Equal seeds give equal clips.")] = 0,
+    prompt: Annotated[str | None, typer.Option(help="What is seen, <S>said<E>. <AUDCAP>Heard.<ENDAUDCAP>")] = None,
+    table: Annotated[Path | None, typer.Option(help="Instead: CSV or TSV of text_prompt, image_path, seed.")] = None,
+    model: Annotated[str, typer.Option(help="Model folder, or models:/NAME@ALIAS.")] = "models/fusion",
+    out: Annotated[Path, typer.Option(help="mp4 to write; for a table, a folder.")] = Path("clip.mp4"),
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal clips; rows of a table count on.")] = 0,
     image: Annotated[Path | None, typer.Option(help="First frame.")] = None,
+    size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH, scaled to the model's area.")] = None,
+    aspect: Annotated[str | None, typer.Option(help="Or WIDTH:HEIGHT, such as 16:9.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Length; a model makes one, of 5 or of 10 s.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Instead of sampling.steps.")] = None,
+    solver: Annotated[str | None, typer.Option(help="unipc, dpm++ or euler.")] = None,
+    guidance_video: Annotated[float | None, typer.Option(help="Guidance scale of the picture.")] = None,
+    guidance_audio: Annotated[float | None, typer.Option(help="Guidance scale of the sound.")] = None,
+    negative_video: Annotated[str | None, typer.Option(help="What the picture keeps away from.")] = None,
+    negative_audio: Annotated[str | None, typer.Option(help="What the sound keeps away from.")] = None,
+    wav: Annotated[bool, typer.Option("--wav", help="Also the sound alone.")] = False,
+    latents: Annotated[bool, typer.Option("--latents", help="Also the latents.")] = False,
+    attention: Annotated[bool, typer.Option("--attention", help="Also where the towers looked in each other.")] = False,
+    processes: Annotated[int, typer.Option(min=1, help="Of a table, clips at once: one a GPU.")] = 1,
+    share: Annotated[str, typer.Option(help="Of a table, every n-th row from i on: i/n.")] = "0/1",
+    second_device: Annotated[str | None, typer.Option(help="Where the negative pass runs meanwhile: cuda:1.")] = None,
     params: Params = PARAMS, profile: Profile = None, sets: Sets = None, as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Sample one clip from a model folder."""
-    from ovi.diffusion.request import Request
-    from ovi.diffusion.sampler import Sampler
-    from ovi.media.encode import write_clip
-    from ovi.models.folder import load_model
+    """Sample clips from a model folder."""
+    from ovi import generate as making
 
-    settings = config.load(params, profile, sets)
-    voice, how = reporter(as_json), settings.sampling
-    request = Request.of(how, prompt, seed, image=image)
-    sampler = Sampler(load_model(model))
-    plan = sampler.plan([request])
-    voice.start("sampling", how.steps, "steps")
-    for last in sampler.run(plan):
-        voice.advance(step=last.index)
-    clip = sampler.decode(last)[0]
-    write_clip(out, clip.frames, settings.clip.fps, clip.audio, settings.clip.sample_rate, width=how.display_pixels)
-    voice.result(clip=str(out), frames=len(clip.frames), seed=seed)
+    settings, voice = config.load(params, profile, sets), reporter(as_json)
+    if (prompt is None) == (table is None):
+        raise ConfigError("--prompt, --table: give one of them")
+    if processes > 1:
+        if table is None:
+            raise ConfigError("--processes: one prompt is one process; give a --table")
+        sys.exit(making.in_processes(processes, sys.argv[1:]))
+    values = {
+        "steps": steps, "solver": solver, "guidance_video": guidance_video, "guidance_audio": guidance_audio,
+        "negative_video": negative_video, "negative_audio": negative_audio, "size": making.wanted_size(size, aspect),
+    }  # fmt: skip
+    listed = [(prompt, image, seed)] if prompt is not None else making.rows(Path(str(table)), seed)
+    asked = making.requests(listed, settings.sampling, {name: x for name, x in values.items() if x is not None})
+    sampler = making.open_sampler(model, settings, seconds, second_device)
+    wanted = making.Wanted(wav, latents, attention)
+    if table is None:
+        voice.result(**vars(making.generate(sampler, asked[0], out, settings, wanted, voice)))
+        return
+    written, failed = making.generate_table(sampler, asked, out, making.share_of(share), settings, wanted, voice)
+    voice.result(clips=len(written), failed=failed, written=[vars(one) for one in written])
+    if failed:
+        raise OviError(f"{len(failed)} of {len(failed) + len(written)} clips failed; the first: {failed[0]}")
 
 
 @config_app.command("show", epilog="Example: ovi config show --profile small --set seed=3")

@@ -66,6 +66,29 @@ class Weights(Section):
     aesthetic: str | None = None
 
 
+class Captions(Section):
+    """Who writes captions. One beside a file always counts; the others come from a template or from a model."""
+
+    source: Literal["sidecar", "http", "local"] = "sidecar"  # sidecar: no model, a template where no caption is
+    url: str = "http://127.0.0.1:8000/v1"  # http: an OpenAI-compatible API
+    model: str = ""  # http: the name the server knows it by; local: a folder
+    key_env: str | None = None  # http: the environment variable that holds the key
+    frames: Count = 7  # paper 3.2: shown to the model, evenly spaced
+    concurrency: Count = 16  # http: clips asked about at once
+    timeout_s: Positive = 300.0  # http: for one answer
+    retries: Annotated[int, Field(ge=0)] = 5  # http: of a request without a usable reply
+    patience_s: Positive = 3600.0  # http: how long a server may be down before the stage stops
+    reasks: Annotated[int, Field(ge=0)] = 2  # after an answer that breaks the grammar
+    input_price: Annotated[float, Field(ge=0)] = 0.0  # of a million tokens
+    output_price: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _a_model_has_a_name(self) -> Captions:
+        if self.source != "sidecar" and not self.model:
+            raise ValueError(f"model: source={self.source} needs one")
+        return self
+
+
 class Curation(Section):
     min_pixels: Count = 518_400  # paper 3.2: more than 720x720
     target_pixels: Count = 518_400  # paper 3.2: resized to this area, aspect kept
@@ -80,13 +103,14 @@ class Curation(Section):
     test_share: Share = 0.05
     coding: Literal["raw"] = "raw"
     shard_mib: Count = 64
-    captions: Literal["sidecar"] = "sidecar"
+    captions: Captions = Captions()
     weights: Weights = Weights()
     workers: Count = 2
 
 
 class Codec(Section):
     kind: Literal["linear", "ovi"] = "linear"  # linear: PCA and log-mel; ovi: Wan2.2 VAE, MMAudio VAE, BigVGAN
+    source: str | None = None  # model folder whose codecs and text encoder are taken; None: made from clips and seed
     video_channels: Count = 16
     video_patch: tuple[int, int] = (8, 8)  # pixels of height and width a latent covers
     audio_channels: Count = 20
@@ -140,7 +164,8 @@ class Stage(Section):
 
 
 class VideoStage(Stage):
-    source: str | None = None  # a folder of released Wan2.2 weights to import; None trains from scratch
+    steps: Annotated[int, Field(ge=0)]  # 0 takes the source as it is
+    source: str | None = None  # a folder of released Wan2.2 weights to start from; None: from scratch
     first_frame_share: Share = 0.2  # * share of samples that see their clean first frame
 
 
@@ -172,7 +197,21 @@ class Sampling(Section):
     skip_layer: int = -1  # block left out of the unconditional pass; -1: none
     negative_video: str = ""
     negative_audio: str = ""
+    release_noise: bool = False  # the release draws both modalities' noise from one seed; the paper's are independent
+    guidance_until: Share = 1.0  # below 1, lossy: the share of steps with a negative pass
+    stride: Count = 1  # above 1, lossy: between the first and the last steps the network is asked every n-th step
     display_pixels: Count | None = None  # enlarge written clips to about this width; None: as generated
+
+
+class Runtime(Section):
+    """How a machine samples; but for eight-bit weights and bf16, none of it changes a clip beyond rounding."""
+
+    path: Literal["auto", "reference", "fast"] = "auto"  # auto: fast on a GPU, the plain reference elsewhere
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # of weights and activations; auto: bf16 on a GPU
+    weights: Literal["stored", "int8", "fp8"] = "stored"  # of the fast path's projections in memory
+    memory: Literal["auto", "resident", "drop_text", "offload"] = "auto"  # what stays on the GPU between its uses
+    latents: Literal["fp32", "bf16"] = "fp32"  # and the solver's state; the release has bf16
+    compile: bool = True  # on a GPU, the fast path's blocks
 
 
 class Evaluation(Section):
@@ -234,6 +273,7 @@ class Settings(Section):
     model: Model = Model()
     training: Training
     sampling: Sampling = Sampling()
+    runtime: Runtime = Runtime()
     evaluation: Evaluation = Evaluation()
     promotion: Promotion = Promotion()
     service: Service = Service()

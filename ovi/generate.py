@@ -151,7 +151,7 @@ def generate(
         step, maps = _sampled(sampler, plan, wanted, progress)
     with clock("sound"):
         sound = sampler.sounds(step)[0]
-    clip = settings.clip
+    clip = sampler.model.clip
     with clock("pictures"):
         write_clip(out, sampler.frames(step), clip.fps, sound, clip.sample_rate, width=settings.sampling.display_pixels)
     beside = {name: out.with_suffix(suffix) for name, suffix in BESIDE.items() if getattr(wanted, name)}

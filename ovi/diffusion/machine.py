@@ -133,12 +133,12 @@ def fitting_mode(
     """
     device = device or default_device()
     width = 2 if precision(runtime, device) == torch.bfloat16 else 4
+    needed = memory.need(config, weights, runtime, width)
     if device.type == "cuda":
         free, where = torch.cuda.mem_get_info(device)[0], torch.cuda.get_device_name(device)
-    else:  # one memory for all: nothing is saved by moving parts, and resident means as loaded
-        free, where = psutil.virtual_memory().available, "this machine"
-        runtime = runtime.model_copy(update={"memory": "resident"})
-    return memory.choose(memory.need(config, weights, runtime, width), runtime, free, where)
+        return memory.choose(needed, runtime, free, where)
+    # One memory for all: moving parts about saves nothing.
+    return memory.choose(needed, runtime, psutil.virtual_memory().available, "this machine", memory.MODES[:1])
 
 
 @contextmanager

@@ -12,7 +12,7 @@ Try it: `pytest tests/diffusion/test_memory.py`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,26 +66,27 @@ def need(config: dict[str, Any], weights: Mapping[str, int], runtime: Runtime, w
     )
 
 
-def choose(needed: Need, runtime: Runtime, free: int, where: str) -> str:
-    """The most comfortable mode that fits into `free` bytes, or the one that the settings name.
+def choose(needed: Need, runtime: Runtime, free: int, where: str, modes: Sequence[str] = MODES) -> str:
+    """The most comfortable of the modes that fits into `free` bytes, or the one that the settings name.
 
     OviError when it does not fit, with what would.
     """
-    fitting = [mode for mode in MODES if needed.of(mode) <= free]
-    if runtime.memory == "auto" and fitting:
+    wanted: str = runtime.memory if runtime.memory in modes else "auto"
+    fitting = [mode for mode in modes if needed.of(mode) <= free]
+    if fitting and wanted == "auto":
         return fitting[0]
-    if runtime.memory in fitting:
-        return runtime.memory
-    wanted = "offload" if runtime.memory == "auto" else runtime.memory
-    advice = f"set runtime.memory={fitting[0]}" if fitting else _smaller(needed, runtime, free)
+    if wanted in fitting:
+        return wanted
+    wanted = modes[-1] if wanted == "auto" else wanted
+    advice = f"set runtime.memory={fitting[0]}" if fitting else _smaller(needed, runtime, free, modes)
     raise OviError(
         f"memory: sampling takes about {needed.of(wanted) / GIB:.1f} GiB ({wanted}), {where} has "
         f"{free / GIB:.1f} GiB free; {advice}"
     )
 
 
-def _smaller(needed: Need, runtime: Runtime, free: int) -> str:
+def _smaller(needed: Need, runtime: Runtime, free: int, modes: Sequence[str]) -> str:
     halved = Need(needed.text, needed.transformer // 2, needed.codecs, needed.denoising, needed.decoding)
-    if runtime.weights == "stored" and halved.of("offload") <= free:
-        return "set runtime.weights=fp8 and runtime.memory=offload"
+    if runtime.weights == "stored" and halved.of(modes[-1]) <= free:
+        return f"set runtime.weights=fp8 and runtime.memory={modes[-1]}"
     return "use a device with more memory or a smaller model"

@@ -8,22 +8,68 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
-from ovi.config import Settings
+from ovi.config import Clip, Settings
 from ovi.errors import ConfigError
 from ovi.models.fusion import FusionModel
 from ovi.models.linear_codec import PACK, PAIR, LinearAudioCodec, LinearVideoCodec
 from ovi.models.mel import HOP
+from ovi.models.mmaudio_codec import MMAudioCodec
 from ovi.models.text_encoder import RandomT5
 from ovi.models.tower import TowerConfig
+from ovi.models.video_vae import WanVideoCodec
 
 COMPONENTS = ("transformer", "video_codec", "audio_codec", "text_encoder")
+
+
+class VideoCodec(Protocol):
+    """Pictures <-> latents."""
+
+    def shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """Latents of such a clip: (channels, latent frames, rows, columns)."""
+
+    def encode(self, video: Tensor) -> Tensor:
+        """[B, 3, T, H, W] in [-1, 1] -> latents [B, C, F, h, w] float32."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents [B, C, F, h, w] -> pictures [B, 3, T, H, W] in [-1, 1]."""
+
+    def decode_chunks(self, latents: Tensor) -> Iterator[Tensor]:
+        """The same pictures in parts [B, 3, t, H, W], in time."""
+
+
+class AudioCodec(Protocol):
+    """Sound at 16 kHz <-> latents, 31.25 a second."""
+
+    def length(self, samples: int) -> int:
+        """Latents of so many samples."""
+
+    def encode(self, audio: Tensor) -> Tensor:
+        """[B, N] in [-1, 1] -> latents [B, L, C] float32."""
+
+    def spectrogram(self, latents: Tensor) -> Tensor:
+        """Latents [B, L, C] -> log10 of mel magnitudes [B, 80, 2L]."""
+
+    def decode(self, latents: Tensor, samples: int | None = None) -> Tensor:
+        """Latents [B, L, C] -> sound [B, samples] in [-1, 1]."""
+
+
+class TextEncoder(Protocol):
+    """Texts -> rows of an embedding."""
+
+    max_tokens: int
+
+    def tokens(self, text: str) -> list[int]:
+        """The whole text's tokens."""
+
+    def encode(self, texts: list[str]) -> list[Tensor]:
+        """One [n_tokens, dim] float32 a text, of at most max_tokens rows."""
 
 
 def tower_configs(settings: Settings) -> tuple[TowerConfig, TowerConfig]:
@@ -72,42 +118,84 @@ def picture_size(settings: Settings) -> tuple[int, int]:
 
 
 def model_config(settings: Settings) -> dict[str, Any]:
-    """What a model folder keeps as config.json: the clock, the picture size, and every component's configuration."""
-    codec, text = settings.codec, settings.text
-    video, audio = tower_configs(settings)
-    height, width = picture_size(settings)
-    return {
-        "clip": settings.clip.model_dump(),
-        "picture": {"height": height, "width": width},
-        "transformer": {"kind": "fusion", "video": _plain(video), "audio": _plain(audio)},
-        "video_codec": {"kind": codec.kind, "channels": codec.video_channels, "patch": list(codec.video_patch)},
-        "audio_codec": {"kind": codec.kind, "channels": codec.audio_channels},
-        "text_encoder": {"kind": text.kind, "dim": text.dim, "layers": text.layers, "max_tokens": text.max_tokens},
+    """What a model folder of these settings keeps as config.json."""
+    codec, text, curation = settings.codec, settings.text, settings.curation
+    video_kind, audio_kind = CODECS[codec.kind]
+    text_kind = TEXTS[text.kind]
+    components: dict[str, dict[str, Any]] = {
+        "video_codec": {"kind": video_kind, "channels": codec.video_channels, "patch": list(codec.video_patch)},
+        "audio_codec": {"kind": audio_kind, "channels": codec.audio_channels},
+        "text_encoder": {"kind": text_kind, "dim": text.dim, "layers": text.layers, "max_tokens": text.max_tokens},
     }
+    for about in components.values():
+        about |= RELEASED_SIZES.get(about["kind"], {})
+    height, width = picture_size(settings)
+    return folder_config(
+        tower_configs(settings),
+        components,
+        settings.clip,
+        picture={"height": height, "width": width, "area": curation.target_pixels, "multiple": curation.side_multiple},
+        audio_latents=settings.clip.samples // HOP // PAIR,
+    )
+
+
+def folder_config(
+    towers: tuple[TowerConfig, TowerConfig],
+    components: Mapping[str, dict[str, Any]],
+    clip: Clip,
+    picture: dict[str, int],
+    audio_latents: int,
+    version: str | None = None,
+) -> dict[str, Any]:
+    """config.json: the clock, the picture's size, and every component's configuration.
+
+    picture {"height", "width": of a clip nobody asked another size for, "area": the pixels the model was made for,
+    "multiple": of which sides are}; version names a released model, and is None for one trained here.
+    """
+    video, audio = towers
+    config: dict[str, Any] = {
+        "version": version,
+        "clip": clip.model_dump(),
+        "audio_latents": audio_latents,
+        "picture": picture,
+        "transformer": {"kind": "fusion", "video": _plain(video), "audio": _plain(audio)},
+        **components,
+    }
+    if config.get("text_encoder", {}).get("kind") == "umt5":
+        config["tokenizer"] = {"kind": "tokenizers"}
+    return config
 
 
 def build(name: str, config: dict[str, Any]) -> nn.Module:
     """The component `name` as its configuration says, its weights yet to be filled."""
     kind, sizes = config["kind"], {key: value for key, value in config.items() if key != "kind"}
-    return _builder(name, kind)(**sizes)
+    if (name, kind) not in KINDS:
+        known = ", ".join(sorted(other for component, other in KINDS if component == name))
+        raise ConfigError(f"{name}: {kind!r} is not available in this version; available: {known}")
+    return KINDS[name, kind](**sizes)
 
 
 def fit_video_codec(settings: Settings, clips: Iterable[NDArray[np.uint8]]) -> LinearVideoCodec:
-    """The video codec of the settings, fitted on clips [T, H, W, 3] uint8."""
-    _builder("video_codec", settings.codec.kind)
+    """The linear video codec of the settings, fitted on clips [T, H, W, 3] uint8."""
+    _made_here("codec.kind", settings.codec.kind, "linear")
     return LinearVideoCodec.fit(clips, settings.codec.video_channels, settings.codec.video_patch)
 
 
 def fit_audio_codec(settings: Settings, clips: Iterable[NDArray[np.float32]]) -> LinearAudioCodec:
-    """The audio codec of the settings, fitted on sounds [N] float32 at 16 kHz."""
-    _builder("audio_codec", settings.codec.kind)
+    """The linear audio codec of the settings, fitted on sounds [N] float32 at 16 kHz."""
+    _made_here("codec.kind", settings.codec.kind, "linear")
     return LinearAudioCodec.fit(clips, settings.codec.audio_channels)
 
 
 def new_text_encoder(settings: Settings) -> RandomT5:
-    """The text encoder of the settings, its random weights drawn from settings.seed."""
-    _builder("text_encoder", settings.text.kind)
+    """The random text encoder of the settings, its weights drawn from settings.seed."""
+    _made_here("text.kind", settings.text.kind, "random_t5")
     return RandomT5(settings.text.dim, settings.text.layers, settings.text.max_tokens).init(settings.seed)
+
+
+def _made_here(setting: str, kind: str, ours: str) -> None:
+    if kind != ours:
+        raise ConfigError(f"{setting}: {kind!r} has released weights, nothing makes new ones here; set it to {ours!r}")
 
 
 def _transformer(video: dict[str, Any], audio: dict[str, Any]) -> FusionModel:
@@ -120,22 +208,28 @@ def _video_codec(channels: int, patch: list[int]) -> LinearVideoCodec:
     return LinearVideoCodec(channels, (patch[0], patch[1]))
 
 
+def _umt5(**sizes: Any) -> nn.Module:
+    from ovi.models.umt5 import UmT5  # its tokenizer's libraries take a while to import
+
+    return UmT5(**sizes)
+
+
 KINDS: dict[tuple[str, str], Callable[..., nn.Module]] = {
     ("transformer", "fusion"): _transformer,
     ("video_codec", "linear"): _video_codec,
+    ("video_codec", "wan22"): WanVideoCodec,
     ("audio_codec", "linear"): LinearAudioCodec,
+    ("audio_codec", "mmaudio"): MMAudioCodec,
     ("text_encoder", "random_t5"): RandomT5,
+    ("text_encoder", "umt5"): _umt5,
 }
-SETTINGS = {"video_codec": "codec.kind", "audio_codec": "codec.kind", "text_encoder": "text.kind"}
-
-
-def _builder(name: str, kind: str) -> Callable[..., nn.Module]:
-    try:
-        return KINDS[name, kind]
-    except KeyError:
-        known = ", ".join(sorted(other for component, other in KINDS if component == name))
-        setting = SETTINGS.get(name, name)
-        raise ConfigError(f"{setting}: {kind!r} is not available in this version; available: {known}") from None
+CODECS = {"linear": ("linear", "linear"), "ovi": ("wan22", "mmaudio")}  # codec.kind -> of video, of audio
+RELEASED_SIZES = {  # that no setting asks for
+    "wan22": {"dim": 160, "dec_dim": 256},
+    "mmaudio": {"hidden": 384, "vocoder_channels": 1536},
+    "umt5": {"vocabulary": 256384, "ffn_dim": 10240, "heads": 64},
+}
+TEXTS = {"random_t5": "random_t5", "umt5_xxl": "umt5"}  # text.kind -> kind
 
 
 def _plain(tower: TowerConfig) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ovi.models import kernels
 from ovi.models.attention import Watch
 from ovi.models.block import Block, gated, modulated
 from ovi.models.fusion import FusionModel
@@ -117,12 +118,16 @@ class FastFusion(nn.Module):
         (v, video_table, video_grid), (a, audio_table, audio_grid) = self.video.tokens(video), self.audio.tokens(audio)
         video_time, video_rows = _rows(run.video, i, run.clean, video_grid[0])
         audio_time, audio_rows = _rows(run.audio, i, None, audio_grid[0])
+        config = self.video.config
+        kernel = kernels.choose(v.device, v.dtype, config.heads, config.dim // config.heads, v.shape[1])
         for j, pair in enumerate(self.pairs):
             heard = (run.video.keys[j], run.video.values[j], run.audio.keys[j], run.audio.values[j])
             skipped = j == skip_layer and j > 0
             if skipped and run.copies == 1:
                 continue  # a negative pass alone
-            told = _Told(*heard, run.video.bias, run.audio.bias, video_rows, audio_rows, video_table, audio_table)
+            told = _Told(
+                *heard, run.video.bias, run.audio.bias, video_rows, audio_rows, video_table, audio_table, kernel
+            )
             if skipped:
                 kept = len(v) // run.copies
                 v_told, a_told = pair(v[:kept], a[:kept], told.first(kept), 1)
@@ -159,6 +164,7 @@ class _Told:
     audio_rows: Tensor
     video_table: Tensor
     audio_table: Tensor
+    kernel: str  # for the video's own tokens, of which there are many
 
     def first(self, count: int) -> _Told:
         """For the first samples of the batch alone."""
@@ -182,7 +188,7 @@ class Pair(nn.Module):
         """Tokens [B, L, D] -> tokens [B*copies, L, D]."""
         m, n = self.video.modulate(told.video_rows), self.audio.modulate(told.audio_rows)
         first = None if copies == 1 else len(v)
-        v = self.video.look(v, told.video_table, [row[:first] for row in m]).repeat(copies, 1, 1)
+        v = self.video.look(v, told.video_table, [row[:first] for row in m], told.kernel).repeat(copies, 1, 1)
         a = self.audio.look(a, told.audio_table, [row[:first] for row in n]).repeat(copies, 1, 1)
         v_q, v_turned, v_k, v_v = self.video.ask(v, told.video_table)
         a_q, a_turned, a_k, a_v = self.audio.ask(a, told.audio_table)
@@ -242,12 +248,12 @@ class Half(nn.Module):
         k = F.rms_norm(k, k.shape[-1:], self.text_norm, self.eps)
         return self._split(k).transpose(1, 2), self._split(v).transpose(1, 2)
 
-    def look(self, x: Tensor, table: Tensor, m: list[Tensor]) -> Tensor:
+    def look(self, x: Tensor, table: Tensor, m: list[Tensor], kernel: str = "torch") -> Tensor:
         """Gated self-attention."""
         q, k, v = self._three(self.qkv(modulated(x, m[0], m[1], self.eps)), self.look_norms)
         qk = _turn(torch.cat((q, k), dim=2), table)
         q, k = qk.chunk(2, dim=2)
-        y = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        y = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), kernel=kernel)
         return gated(x, self.look_out(y), m[2])
 
     def ask(self, x: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

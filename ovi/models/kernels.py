@@ -26,17 +26,17 @@ _CHOSEN: list[str] = []
 log = logging.getLogger(__name__)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Softmax attention: q [B, heads, L, d], k and v [B, heads, M, d] -> [B, L, heads*d]."""
-    if q.is_cuda and bias is None and q.shape[2] * k.shape[2] >= WORTH_IT:
-        name = choose(q.device, q.dtype, q.shape[1], q.shape[3], q.shape[2])
-        return KERNELS[name](q, k, v).transpose(1, 2).flatten(2)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2)
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, kernel: str = "torch") -> Tensor:
+    """Softmax attention: q [B, heads, L, d], k and v [B, heads, M, d] -> [B, L, heads*d]. A bias takes no choice."""
+    if bias is not None:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2)
+    return KERNELS[kernel](q, k, v).transpose(1, 2).flatten(2)
 
 
-@torch.compiler.assume_constant_result
 def choose(device: torch.device, dtype: torch.dtype, heads: int, width: int, tokens: int) -> str:
     """The name of the fastest kernel that this device and these sizes allow."""
+    if device.type != "cuda" or tokens**2 < WORTH_IT:
+        return "torch"
     return _choose(str(device), dtype, heads, width, tokens)
 
 
@@ -47,8 +47,6 @@ def in_use() -> str:
 
 @lru_cache(maxsize=8)
 def _choose(device: str, dtype: torch.dtype, heads: int, width: int, tokens: int) -> str:
-    if not device.startswith("cuda"):
-        return "torch"
     x = torch.randn(1, heads, tokens, width, device=device, dtype=dtype)
     seconds = {name: _time(kernel, x) for name, kernel in KERNELS.items()}
     possible = {name: value for name, value in seconds.items() if value is not None}

@@ -145,9 +145,13 @@ class LinearAudioCodec(LinearCodec):
         """[B, N] in [-1, 1] -> latents [B, floor(N/512), C] float32."""
         return self.project(self._rows(audio))
 
+    def spectrogram(self, latents: Tensor) -> Tensor:
+        """Latents [B, L, C] -> log10 of mel magnitudes [B, 80, 2L], float32."""
+        return self.restore(latents).unflatten(-1, (PAIR, mel.MELS)).flatten(1, 2).transpose(1, 2)
+
     def decode(self, latents: Tensor, samples: int | None = None) -> Tensor:
         """Latents [B, L, C] -> sound [B, samples] (512*L when None) in [-1, 1]. The last frame is held to the end."""
-        spectrogram = self.restore(latents).unflatten(-1, (PAIR, mel.MELS)).flatten(1, 2).transpose(1, 2)
+        spectrogram = self.spectrogram(latents)
         samples = samples or spectrogram.shape[2] * mel.HOP
         missing = -(-samples // mel.HOP) - spectrogram.shape[2]
         if missing > 0:

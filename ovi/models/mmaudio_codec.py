@@ -44,12 +44,16 @@ class MMAudioCodec(nn.Module):
         mean, _ = self.vae.encode(mel.log_mel(audio))
         return mean.transpose(1, 2).contiguous()
 
+    def spectrogram(self, latents: Tensor) -> Tensor:
+        """Latents [B, L, C] -> log10 of mel magnitudes [B, 80, 2L], float32."""
+        return self.vae.decode(latents.transpose(1, 2))
+
     def decode(self, latents: Tensor, samples: int | None = None) -> Tensor:
         """Latents [B, L, C] -> sound [B, samples] (512*L when None) in [-1, 1], float32.
 
         The last mel frame is held to the end: 157 latents make 314 frames, and a clip has 315.
         """
-        spectrogram = self.vae.decode(latents.transpose(1, 2))
+        spectrogram = self.spectrogram(latents)
         if samples is None:
             return self.vocoder(spectrogram)
         missing = -(-samples // mel.HOP) - spectrogram.shape[2]

@@ -1,13 +1,14 @@
 """The encode stage: clips -> latents and text embeddings, once, so that training never sees a picture or a sound.
 
-The codecs are fitted on training clips only. Fine-tuning sounds are padded or cut to the clip's 5.04 s, pretraining
-sounds keep their lengths (paper 4.2.1). codec.json says how well the codecs reconstruct held-out clips.
+The codecs are those of codec.source, or linear ones fitted on training clips only. Fine-tuning sounds are padded or
+cut to the clip's 5.04 s, pretraining sounds keep their lengths (paper 4.2.1). codec.json says how well the codecs
+reconstruct held-out clips.
 Try it: `ovi encode --clips data/clips --codec models/codec --out data/latents`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,15 @@ from ovi.curation.manifest import SETS, SPLITS, Row
 from ovi.curation.shards import ShardReader
 from ovi.errors import OviError
 from ovi.models import codecs, mel
-from ovi.models.folder import save_folder
-from ovi.models.linear_codec import LinearAudioCodec, LinearVideoCodec, pixels
+from ovi.models.codecs import AudioCodec, TextEncoder, VideoCodec
+from ovi.models.folder import TOKENIZER, ModelFolder, save_folder
+from ovi.models.linear_codec import pixels
 from ovi.progress import Progress
 from ovi.training.latents import LatentWriter, Sample, write_empty_text
 
 BATCH_VALUES = 1 << 24  # colour values encoded at once
 TEXTS = 64  # captions encoded at once
+FROZEN = ("video_codec", "audio_codec", "text_encoder", TOKENIZER)
 MEASURED = 24  # held-out clips that are decoded again
 
 
@@ -42,13 +45,16 @@ def encode(settings: Settings, clips: Path, codec_out: Path, out: Path, progress
     if out.exists() and any(out.iterdir()) and not (out / "codec.json").exists():
         raise OviError(f"{out}: holds something else than latents and would be replaced; choose another folder")
     stage = _Encode(settings, clips, progress)
-    stage.fit()
+    if settings.codec.source:
+        stage.take(ModelFolder.open(settings.codec.source))
+    else:
+        stage.fit()
     stage.save_codec(codec_out)
     with storage.atomic_folder(out) as folder:
         for name in SETS:
             for split in SPLITS:
                 stage.write(folder, name, split)
-        write_empty_text(folder, stage.text.encode([""])[0])
+        write_empty_text(folder, stage.text.encode([""])[0].cpu())
         report = stage.report()
         storage.write_json(folder / "codec.json", report)
     figures = {name: report[name] for name in ("video_psnr_db", "audio_log_mel_error")}
@@ -67,6 +73,11 @@ class _Encode:
         }
         if not self.rows["av", "train"]:
             raise OviError(f"{clips}: no audio-video clip was kept for training; the report in there says why")
+        self.video: VideoCodec
+        self.audio: AudioCodec
+        self.text: TextEncoder
+        self.parts: Mapping[str, dict[str, Tensor] | Path]  # as the model folder of codecs gets them
+        self.device = torch.device("cpu")
         self.shards = {name: ShardReader(clips / "shards", name) for name in SETS}
 
     def fit(self) -> None:
@@ -78,12 +89,22 @@ class _Encode:
         self.video = codecs.fit_video_codec(self.settings, self._counted(self._frames(row) for row in sights))
         self.audio = codecs.fit_audio_codec(self.settings, self._counted(self._sound(row) for row in sounds))
         self.text = codecs.new_text_encoder(self.settings)
+        parts: dict[str, nn.Module] = {"video_codec": self.video, "audio_codec": self.audio, "text_encoder": self.text}
+        self.parts = {name: dict(part.state_dict()) for name, part in parts.items()}
+
+    def take(self, source: ModelFolder) -> None:
+        """Codecs and text encoder of another model, such as a released one; the device is a GPU where there is one."""
+        wanted = codecs.model_config(self.settings)
+        for name in FROZEN:
+            if source.config.get(name) != wanted.get(name):
+                raise OviError(f"codec.source: {source.path}: its {name} has other sizes than the settings ask for")
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.video, self.audio, self.text = (source.load(name, self.device) for name in FROZEN[:3])
+        self.parts = {name: source.file(name) for name in FROZEN if name in source.components}
 
     def save_codec(self, path: Path) -> None:
-        parts: dict[str, nn.Module] = {"video_codec": self.video, "audio_codec": self.audio, "text_encoder": self.text}
-        state = {name: dict(part.state_dict()) for name, part in parts.items()}
         lineage = {"stage": "encode", "clips": storage.sha256(self.clips / "manifest.parquet")}
-        save_folder(path, codecs.model_config(self.settings), state, lineage)
+        save_folder(path, codecs.model_config(self.settings), self.parts, lineage)
 
     def write(self, folder: Path, name: str, split: str) -> None:
         """One set and split, in the order of clip ids."""
@@ -108,8 +129,8 @@ class _Encode:
         self.progress.start("measuring codecs", len(rows), "clips")
         psnr, distance = [], []
         for row in rows:
-            psnr.append(_psnr(self.video, pixels(self._frames(row))[None]))
-            distance.append(_mel_distance(self.audio, torch.from_numpy(self._sound(row))[None]))
+            psnr.append(_psnr(self.video, pixels(self._frames(row))[None].to(self.device)))
+            distance.append(_mel_distance(self.audio, torch.from_numpy(self._sound(row))[None].to(self.device)))
             self.progress.advance()
         return {
             "video_psnr_db": float(np.mean(psnr)),
@@ -121,12 +142,13 @@ class _Encode:
     @torch.no_grad()
     def _samples(self, rows: Sequence[Row], texts: dict[str, Tensor]) -> Iterator[Sample]:
         """Clips of one size through the codecs together."""
-        audio = self.audio.encode(torch.from_numpy(np.stack([self._sound(row) for row in rows])))
+        audio = self.audio.encode(torch.from_numpy(np.stack([self._sound(row) for row in rows])).to(self.device)).cpu()
         video: Sequence[Tensor | None] = [None] * len(rows)
         if rows[0]["frames"]:
-            video = list(self.video.encode(torch.stack([pixels(self._frames(row)) for row in rows])))
-        for row, sights, sounds in zip(rows, video, audio, strict=True):
-            yield Sample(row["clip_id"], sights, sounds, texts[row["caption"]], row["caption"])
+            sights = torch.stack([pixels(self._frames(row)) for row in rows]).to(self.device)
+            video = list(self.video.encode(sights).cpu())
+        for row, seen, heard in zip(rows, video, audio, strict=True):
+            yield Sample(row["clip_id"], seen, heard, texts[row["caption"]], row["caption"])
 
     def _texts(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         """Embeddings by caption; captions of like length are encoded together, each only once."""
@@ -134,7 +156,7 @@ class _Encode:
         found: dict[str, Tensor] = {}
         for at in range(0, len(captions), TEXTS):
             part = captions[at : at + TEXTS]
-            found |= dict(zip(part, self.text.encode(part), strict=True))
+            found |= {text: row.cpu() for text, row in zip(part, self.text.encode(part), strict=True)}
         return found
 
     def _train(self) -> list[Row]:
@@ -177,13 +199,13 @@ def _size(row: Row) -> tuple[Any, ...]:
     return row["frames"], row["height"], row["width"], row["samples"]
 
 
-def _psnr(codec: LinearVideoCodec, video: Tensor) -> float:
+def _psnr(codec: VideoCodec, video: Tensor) -> float:
     """In dB, of one clip in [-1, 1]: the peak-to-peak value is 2."""
     error = (codec.decode(codec.encode(video)) - video).square().mean()
     return float(10 * torch.log10(4 / error.clamp_min(1e-10)))
 
 
-def _mel_distance(codec: LinearAudioCodec, audio: Tensor) -> float:
+def _mel_distance(codec: AudioCodec, audio: Tensor) -> float:
     spectrogram = mel.log_mel(audio)
-    rebuilt = codec.restore(codec.encode(audio)).unflatten(-1, (-1, mel.MELS)).flatten(1, 2).transpose(1, 2)
+    rebuilt = codec.spectrogram(codec.encode(audio))
     return float((rebuilt - spectrogram[..., : rebuilt.shape[-1]]).abs().mean())

@@ -39,10 +39,12 @@ class Job:
     def make(cls, stage: str, settings: Settings, latents: Path, models: Path, checkpoints: Path) -> Job:
         """Raises OviError for missing inputs, ConfigError for settings that can never work."""
         recipe = recipes.get(stage, settings)
+        parents = [_parent(models, name, f"train {name.replace('_', '-')}") for name in recipe.parents]
+        source = recipe.source(settings)
         key = {
             "settings": _digest(_what_matters(recipe, settings)),
             "data": _data(latents),
-            "parents": _digest([_parent(models, name, f"train {name.replace('_', '-')}") for name in recipe.parents]),
+            "parents": _digest(parents if source is None else _source(source)),
         }
         if len(recipe.modalities) > 1:
             _parent(models, CODEC, "encode")  # its result can generate, and needs the frozen parts for that
@@ -100,6 +102,17 @@ def _parent(models: Path, name: str, command: str) -> str:
     if not storage.exists(address):
         raise OviError(f"{address}: no such model; run `ovi {command}` first")
     return storage.sha256(address)
+
+
+def _source(folder: Path) -> list[tuple[str, str]]:
+    """Of all released weights in it."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise OviError(
+            f"training.video_backbone.source: no safetensors files in {folder}; "
+            "get them with `ovi weights download --version wan2.2-ti2v-5b`, or set it to null"
+        )
+    return [(file.name, storage.sha256(file)) for file in files]
 
 
 def _digest(value: Any) -> str:

@@ -7,6 +7,7 @@ Try it: `python -c "from ovi.training.recipes import RECIPES; print(RECIPES['fus
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from ovi.config import FusionStage, Settings, Stage, VideoStage
 from ovi.errors import ConfigError
@@ -26,6 +27,11 @@ class Recipe:
 
     def settings(self, settings: Settings) -> Stage:
         return getattr(settings.training, self.stage)
+
+    def source(self, settings: Settings) -> Path | None:
+        """The folder of released weights that it starts from instead of from scratch."""
+        stage = self.settings(settings)
+        return Path(stage.source) if isinstance(stage, VideoStage) and stage.source else None
 
     def weights(self, settings: Settings) -> dict[str, float]:
         """The share of each modality in the loss (paper: 0.85 video, 0.15 audio)."""
@@ -55,8 +61,6 @@ def get(stage: str, settings: Settings) -> Recipe:
     training = settings.training
     if stage not in RECIPES:
         raise ConfigError(f"{stage}: no such training stage; there are {', '.join(RECIPES)}")
-    if training.video_backbone.source is not None:
-        raise ConfigError("training.video_backbone.source: importing released weights is not available; leave it null")
     if training.engine == "deepspeed":
         batch = RECIPES[stage].settings(settings).batch
         if batch % training.ranks:

@@ -34,7 +34,13 @@ def build(recipe: Recipe, settings: Settings, models: Path) -> FusionModel:
     for modality in {"video", "audio"} - set(recipe.modalities):
         delattr(model, f"{modality}_model")
     for parent in recipe.parents:
-        _inherit(model, models / parent)
+        tensors = ModelFolder.open(models / parent).tensors("transformer")
+        _inherit(model, tensors, models / parent, f"run `ovi train {parent.replace('_', '-')}` again")
+    source = recipe.source(settings)
+    if source is not None:
+        from ovi.models.released_weights import backbone  # brings a tokenizer's libraries along
+
+        _inherit(model, backbone(source).tensors(), source, "set these to its own")
     pattern = re.compile(recipe.trains)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(_has_use(name, recipe) and pattern.fullmatch(name) is not None)
@@ -68,16 +74,12 @@ def _has_use(name: str, recipe: Recipe) -> bool:
 
 
 @torch.no_grad()
-def _inherit(model: FusionModel, parent: Path) -> None:
-    """Take over the tower that `parent` trained."""
-    theirs = ModelFolder.open(parent).tensors("transformer")
+def _inherit(model: FusionModel, theirs: dict[str, Tensor], whose: Path, remedy: str) -> None:
+    """Take over the tower that a stage before trained, or that was released."""
     ours = dict(model.named_parameters())
     towers = tuple({name.partition(".")[0] + "." for name in theirs})
     wanted = {name for name in ours if name.startswith(towers) and "fusion" not in name}
     if wanted != theirs.keys() or any(ours[name].shape != theirs[name].shape for name in wanted):
-        command = parent.name.replace("_", "-")
-        raise OviError(
-            f"{parent}: was trained with other model sizes than the settings'; run `ovi train {command}` again"
-        )
+        raise OviError(f"{whose}: was trained with other model sizes than the settings'; {remedy}")
     for name in wanted:
         ours[name].copy_(theirs[name])

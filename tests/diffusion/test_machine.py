@@ -105,5 +105,5 @@ def test_memory_is_looked_at_before_anything_is_loaded(monkeypatch):
         if mode:
             assert fitting_mode(config, weights, Runtime(), torch.device("cpu")) == mode
         else:
-            with pytest.raises(OviError, match=r"this machine has 20\.0 GiB free"):
+            with pytest.raises(OviError, match=r"this machine has 20\.0 GiB free; use a device"):
                 fitting_mode(config, weights, Runtime(), torch.device("cpu"))

@@ -46,6 +46,12 @@ COPIES = {"package": {"ovi", "services", "pyproject.toml", "constraints.txt"}, "
 # Settings that change no stage's result, so that changing them re-runs nothing.
 WITHOUT_EFFECT = {
     "corpus.workers",
+    "curation.captions.concurrency",
+    "curation.captions.key_env",
+    "curation.captions.patience_s",
+    "curation.captions.retries",
+    "curation.captions.timeout_s",
+    "curation.captions.url",
     "curation.workers",
     "resources",
     "service.host",

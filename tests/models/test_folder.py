@@ -1,21 +1,27 @@
 """Model folders: what is saved is what is loaded, equal content is equal bytes, damage is one line."""
 
 import json
+import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from ovi import storage
 from ovi.config import load
 from ovi.errors import ConfigError, OviError
 from ovi.models import codecs
 from ovi.models.folder import ModelFolder, digest, load_model, save_folder
 from ovi.models.fusion import init
 from ovi.storage import sha256_folder
+from tests.models.test_umt5 import tokenizer_file
 
+PARAMS = Path(__file__).parents[2] / "params.yaml"
 SETTINGS = load(
-    Path(__file__).parents[2] / "params.yaml",
+    PARAMS,
     sets=["model.dim=24", "model.ffn_dim=32", "model.heads=2", "model.layers=2", "text.dim=32"],
 )
 
@@ -116,6 +122,12 @@ def edit_about(folder, **values):
     (folder / "model.json").write_text(json.dumps({**about, **values}))
 
 
+def edit_file(folder, name):
+    components = json.loads((folder / "model.json").read_text())["components"]
+    components["transformer"]["file"] = name
+    edit_about(folder, components=components)
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -124,6 +136,8 @@ def edit_about(folder, **values):
         (lambda folder: (folder / "model.json").write_text("[]"), "not as this project writes it"),
         (lambda folder: edit_about(folder, format=7), "has format 7, this version reads 1"),
         (lambda folder: edit_about(folder, components={"transformer": {}}), "not as this project writes it"),
+        (lambda folder: edit_file(folder, "../x.safetensors"), r"names ../x.safetensors, which is not in the folder"),
+        (lambda folder: edit_file(folder, "/etc/passwd"), r"names /etc/passwd, which is not in the folder"),
         (drop, "video_codec.safetensors: missing"),
         (truncate, "bytes, model.json says"),
         (flip, "its sha256 is not the one in model.json"),
@@ -154,12 +168,138 @@ def test_weights_that_do_not_fit_are_one_line(parts, tmp_path, change, words):
     assert "\n" not in str(caught.value)
 
 
-def test_kinds_that_are_not_there_are_one_line():
-    settings = load(Path(__file__).parents[2] / "params.yaml", sets=["codec.kind=ovi", "text.kind=umt5_xxl"])
-    with pytest.raises(ConfigError, match=r"codec.kind: 'ovi' is not available in this version; available: linear"):
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_weights_that_are_no_numbers_are_refused_by_name(parts, tmp_path, number, dtype):
+    state = {key: tensor.to(dtype, copy=True) for key, tensor in parts["transformer"].items()}
+    state["audio_model.blocks.1.ffn.2.weight"][3, 5] = number
+    save_folder(tmp_path / "model", codecs.model_config(SETTINGS), {**parts, "transformer": state}, {})
+    with pytest.raises(
+        OviError, match=r"transformer.safetensors: NaN or infinity in audio_model.blocks.1.ffn.2.weight;"
+    ):
+        load_model(tmp_path / "model")
+
+
+def test_a_sum_that_overflows_is_not_infinity(parts, tmp_path):
+    state = {key: tensor.half() for key, tensor in parts["transformer"].items()}
+    state["audio_model.head.modulation"].fill_(60000)
+    save_folder(tmp_path / "model", codecs.model_config(SETTINGS), {**parts, "transformer": state}, {})
+    assert load_model(tmp_path / "model").fusion.audio_model.head.modulation.eq(60000).all()
+
+
+def test_a_damaged_file_is_told_before_what_it_caused(parts, folder):
+    """A NaN that was not saved but got into the file later: the file is at fault, not the training."""
+    file = folder / "transformer.safetensors"
+    start = 8 + int.from_bytes(file.read_bytes()[:8], "little")
+    with open(file, "r+b") as data:
+        data.seek(start)
+        data.write(b"\xff" * 4)
+    with pytest.raises(OviError, match="its sha256 is not"):
+        load_model(folder)
+
+
+def test_every_file_is_hashed_once_a_load(folder, monkeypatch):
+    hashed = []
+    real = storage.sha256
+    monkeypatch.setattr(storage, "sha256", lambda path: hashed.append(Path(path).name) or real(path))
+    load_model(folder)
+    assert sorted(hashed) == sorted(["config.json", *(f"{name}.safetensors" for name in codecs.COMPONENTS)])
+
+
+def test_a_dtype_is_for_the_transformer_and_the_text_encoder(folder):
+    model = load_model(folder, dtype=torch.bfloat16)
+    kinds = [next(iter(part.state_dict().values())).dtype for part in (model.fusion, model.text_encoder)]
+    assert kinds == [torch.bfloat16, torch.bfloat16]
+    assert model.video_codec.basis.dtype == model.audio_codec.basis.dtype == torch.float32
+    assert model.text_encoder.encode(["a lamp"])[0].dtype == torch.float32
+
+
+LOAD = """
+import sys, threading
+import torch
+from transformers import UMT5EncoderModel  # before the count begins: libraries are no weights
+from ovi.models.folder import load_model
+
+def private():
+    lines = open("/proc/self/status").read().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+def watch():
+    global peak
+    while not done.wait(0.002):
+        peak = max(peak, private())
+
+for dtype in (None, torch.float32):
+    before = peak = private()
+    done = threading.Event()
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    model = load_model(sys.argv[1], dtype=dtype)
+    done.set()
+    watcher.join()
+    print(peak - before, sum(x.nbytes for x in model.fusion.state_dict().values()))
+    del model
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_loading_holds_one_copy(parts, tmp_path):
+    """150 MB as they are stored are pages of the file, with nothing private; cast while read they are 300 MB once."""
+    sets = ["model.dim=512", "model.ffn_dim=2048", "model.heads=4", "model.layers=6", "text.dim=32"]
+    config = codecs.model_config(load(PARAMS, sets=sets))
+    with torch.device("meta"):
+        shapes = codecs.build("transformer", config["transformer"]).state_dict()
+    state = {name: torch.full(like.shape, 0.01, dtype=torch.bfloat16) for name, like in shapes.items()}
+    save_folder(tmp_path / "model", config, {**parts, "transformer": state}, {})
+    command = [sys.executable, "-c", LOAD, str(tmp_path / "model")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    (stored, small), (cast, large) = (map(int, line.split()) for line in said.splitlines())
+    assert 280e6 < large == 2 * small
+    assert stored < 0.3 * small  # threads and buffers of 1 MiB
+    assert cast < 1.3 * large
+
+
+def test_a_tokenizer_is_a_file_of_the_folder(parts, tmp_path):
+    text = {"kind": "umt5", "dim": 32, "layers": 1, "max_tokens": 9, "vocabulary": 40, "ffn_dim": 8, "heads": 2}
+    config = {**codecs.model_config(SETTINGS), "text_encoder": text, "tokenizer": {"kind": "tokenizers"}}
+    encoder = codecs.build("text_encoder", text)
+    file = tokenizer_file(tmp_path / "some.json")
+    frozen = {**parts, "text_encoder": encoder.state_dict(), "tokenizer": file}
+    del frozen["transformer"]
+    save_folder(tmp_path / "codec", config, frozen, {})
+    save_folder(tmp_path / "model", config, {"transformer": parts["transformer"]}, {}, base=tmp_path / "codec")
+    assert (tmp_path / "model/tokenizer.json").samefile(tmp_path / "codec/tokenizer.json")
+    assert ModelFolder.open(tmp_path / "model").components["tokenizer"]["kind"] == "tokenizers"
+    assert load_model(tmp_path / "model").text_encoder.tokens("ab") == [*encoder.read_tokenizer(file).tokens("ab")]
+    before = digest(tmp_path / "model")
+    other = tokenizer_file(tmp_path / "other.json", ends=True)
+    save_folder(tmp_path / "model", config, {**frozen, "transformer": parts["transformer"], "tokenizer": other}, {})
+    assert digest(tmp_path / "model") != before
+    (tmp_path / "model/tokenizer.json").write_text("{}")
+    with pytest.raises(OviError, match="2 bytes, model.json says"):
+        load_model(tmp_path / "model")
+
+
+def test_the_settings_name_released_networks_that_nothing_makes_here():
+    settings = load(PARAMS, sets=["codec.kind=ovi", "text.kind=umt5_xxl"])
+    config = codecs.model_config(settings)
+    assert [config[name]["kind"] for name in codecs.COMPONENTS] == ["fusion", "wan22", "mmaudio", "umt5"]
+    assert config["tokenizer"] == {"kind": "tokenizers"}
+    with pytest.raises(ConfigError, match=r"codec.kind: 'ovi' has released weights, nothing makes new ones here"):
         codecs.fit_video_codec(settings, [])
-    with pytest.raises(ConfigError, match=r"text.kind: 'umt5_xxl' is not available"):
+    with pytest.raises(ConfigError, match=r"text.kind: 'umt5_xxl' has released weights"):
         codecs.new_text_encoder(settings)
+    with pytest.raises(
+        ConfigError, match=r"video_codec: 'vq' is not available in this version; available: linear, wan22"
+    ):
+        codecs.build("video_codec", {"kind": "vq"})
+
+
+def test_what_config_json_says_of_clips():
+    config = codecs.model_config(SETTINGS)
+    assert (config["version"], config["audio_latents"]) == (None, 157)
+    assert config["picture"] == {"height": 32, "width": 32, "area": 1024, "multiple": 32}
+    assert "tokenizer" not in config
 
 
 def test_towers_of_the_settings():

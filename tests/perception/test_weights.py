@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -38,6 +39,13 @@ def test_a_file_of_either_format_fills_the_network_for_inference(tmp_path: Path,
     assert all(torch.equal(network.state_dict()[key], value) for key, value in state.items())
     assert not network.training
     assert not any(weight.requires_grad for weight in network.parameters())
+
+
+@pytest.mark.parametrize("key", ["model", "state_dict"])
+def test_a_file_written_in_training_has_them_inside_beside_numbers(tmp_path: Path, key: str) -> None:
+    counts = {"epoch": 3, "best": np.float64(0.4), "step": np.int64(7), "optimizer": {"lr": np.float32(1e-3)}}
+    torch.save({**counts, key: Small().state_dict()}, tmp_path / "w.pth")
+    loaded(tmp_path / "w.pth")
 
 
 def test_what_does_not_fit_is_counted_and_named(tmp_path: Path) -> None:

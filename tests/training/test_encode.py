@@ -67,6 +67,19 @@ def test_the_codec_folder_opens_and_gives_the_same_latents(encoded: Path) -> Non
     torch.testing.assert_close(text[1], read_empty_text(encoded / "latents"), atol=1e-5, rtol=1e-5)
 
 
+def test_codecs_of_another_model_are_taken_as_they_are(encoded: Path, tmp_path: Path) -> None:
+    taken = SETTINGS.model_copy(
+        update={"codec": SETTINGS.codec.model_copy(update={"source": str(encoded / "codec"), "fit_clips": 1})}
+    )
+    encode(taken, encoded / "clips", tmp_path / "codec", tmp_path / "latents", Silent())
+    for folder in ("codec", "latents"):
+        for file in sorted((encoded / folder).rglob("*.safetensors")) + sorted((encoded / folder).rglob("*.tar")):
+            assert (tmp_path / file.relative_to(encoded)).read_bytes() == file.read_bytes()
+    other = taken.model_copy(update={"codec": taken.codec.model_copy(update={"audio_channels": 7})})
+    with pytest.raises(OviError, match=r"codec\.source: .* its audio_codec has other sizes"):
+        encode(other, encoded / "clips", tmp_path / "codec", tmp_path / "latents", Silent())
+
+
 def test_codecs_see_training_clips_only(encoded: Path, tmp_path: Path) -> None:
     rows = manifest.rows(encoded / "clips" / "manifest.parquet", status=None)
     for row in rows:

@@ -53,11 +53,6 @@ def test_other_latents_change_the_key(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "stage", "line"),
     [
-        (
-            "training.video_backbone.source=/weights",
-            "video_backbone",
-            "source: importing released weights is not available",
-        ),
         ("training.engine=deepspeed training.zero_stage=3", "video_backbone", "zero_stage: 3 has no checkpoints"),
         (
             "training.engine=deepspeed training.ranks=3",
@@ -71,6 +66,20 @@ def test_other_latents_change_the_key(folder: Path) -> None:
 def test_what_can_never_work_is_refused_at_once(folder: Path, change: str, stage: str, line: str) -> None:
     with pytest.raises(ConfigError, match=line):
         job(folder, *change.split(), stage=stage)
+
+
+def test_other_released_weights_to_start_from_change_the_key(folder: Path) -> None:
+    weights = folder / "wan"
+    change = f"training.video_backbone.source={weights}"
+    with pytest.raises(OviError, match=r"no safetensors files in .*; get them with `ovi weights download"):
+        job(folder, change)
+    weights.mkdir()
+    keys = []
+    for content in (b"one", b"other"):
+        (weights / "diffusion_pytorch_model.safetensors").write_bytes(content)
+        keys.append(job(folder, change).key)
+    assert keys[0]["settings"] == keys[1]["settings"]
+    assert keys[0]["parents"] != keys[1]["parents"]
 
 
 def test_missing_inputs_say_what_to_run(folder: Path, tmp_path: Path) -> None:

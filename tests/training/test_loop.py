@@ -14,7 +14,7 @@ from ovi.errors import OviError, Preempted
 from ovi.media.probe import probe
 from ovi.models.folder import ModelFolder, load_model
 from ovi.progress import Silent
-from ovi.training import launch, loop
+from ovi.training import launch, loop, recipes, towers
 from ovi.training.engine import Place
 from ovi.training.job import Job
 from ovi.training.rank import Mute
@@ -173,6 +173,18 @@ def test_without_any_clip_there_is_one_line(tmp_path: Path) -> None:
     made.latents(tmp_path / "latents", {})
     with pytest.raises(OviError, match="no training samples for video_backbone"):
         train(tmp_path, "video_backbone")
+
+
+def test_no_steps_give_what_it_started_from(trained: Path, tmp_path: Path) -> None:
+    """As the video backbone of released weights is taken."""
+    again = link(tmp_path, trained / "latents")
+    metrics = train(again, "video_backbone", "training.video_backbone.steps=0")
+    assert metrics["steps"] == 0
+    got = ModelFolder.open(again / "models/video_backbone").tensors("transformer")
+    settings = made.settings("training.video_backbone.steps=0")
+    want = towers.build(recipes.get("video_backbone", settings), settings, again / "models").state_dict()
+    assert got
+    assert all(torch.equal(tensor, want[name]) for name, tensor in got.items())
 
 
 def test_it_learns(trained: Path, tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from ovi.config import Settings
 from ovi.errors import OviError
 from ovi.models.fusion import FusionModel
 from ovi.training import towers
@@ -78,3 +81,28 @@ def test_the_release_has_as_many_trainable_parameters_as_the_paper_says() -> Non
 def test_a_parent_of_another_size_is_one_line(models: Path) -> None:
     with pytest.raises(OviError, match="other model sizes than the settings'; run `ovi train video-backbone` again"):
         towers.build(RECIPES["fusion"], made.settings("model.ffn_dim=64"), models)
+
+
+def wan(settings: Settings) -> dict[str, torch.Tensor]:
+    """The settings' video tower as Wan2.2 is published: no fusion parameters, and modulations with a shorter name."""
+    model = towers.build(RECIPES["video_backbone"], settings, Path())
+    return {
+        name.removeprefix("video_model.").replace("modulation.modulation", "modulation"): weight + 1
+        for name, weight in model.state_dict().items()
+        if "fusion" not in name
+    }
+
+
+def test_a_backbone_starts_from_released_weights(tmp_path: Path) -> None:
+    state = wan(SETTINGS)
+    save_file(state, tmp_path / "diffusion_pytorch_model.safetensors")
+    heads = {"num_heads": SETTINGS.model.heads}
+    (tmp_path / "config.json").write_text(json.dumps(heads))
+    settings = made.settings(f"training.video_backbone.source={tmp_path}")
+    found = towers.build(RECIPES["video_backbone"], settings, tmp_path).state_dict()
+    for name, tensor in state.items():
+        ours = name.replace("modulation", "modulation.modulation") if name.startswith("blocks") else name
+        assert torch.equal(found[f"video_model.{ours}"], tensor)
+    other = made.settings(f"training.video_backbone.source={tmp_path}", "model.ffn_dim=64")
+    with pytest.raises(OviError, match="other model sizes than the settings'; set these to its own"):
+        towers.build(RECIPES["video_backbone"], other, tmp_path)
