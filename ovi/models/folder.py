@@ -33,6 +33,7 @@ from ovi.models.fusion import FusionModel
 FORMAT = 1
 TOKENIZER = "tokenizer"  # the component beside a text encoder whose tokens are not bytes
 CAST = ("transformer", "text_encoder")  # components that compute in the dtype asked for
+LARGE = 1 << 30  # files of so many bytes are hashed once, and again only when they were touched
 READERS = 4  # files hashed at once
 
 
@@ -244,8 +245,23 @@ def _verify_size(path: Path, entry: dict[str, Any]) -> None:
 
 def _verify_content(path: Path, entry: dict[str, Any]) -> None:
     file = path / entry["file"]
+    seen = _seen(file, entry["sha256"])
+    if seen.exists():
+        return
     if storage.sha256(file) != entry["sha256"]:
         raise OviError(f"{file}: its sha256 is not the one in model.json; the file is damaged or was replaced")
+    if entry["bytes"] >= LARGE:
+        with contextlib.suppress(OSError):  # then it is hashed again next time
+            seen.parent.mkdir(parents=True, exist_ok=True)
+            seen.touch()
+
+
+def _seen(file: Path, sha256: str) -> Path:
+    """The marker that this very file, unchanged by its inode's times, was found to have this hash before."""
+    about = file.resolve().stat()
+    key = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns, sha256)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "ovi" / "verified" / hashlib.sha256(repr(key).encode()).hexdigest()
 
 
 @contextlib.contextmanager

@@ -276,7 +276,7 @@ def test_a_tokenizer_is_a_file_of_the_folder(parts, tmp_path):
     save_folder(tmp_path / "model", config, {**frozen, "transformer": parts["transformer"], "tokenizer": other}, {})
     assert digest(tmp_path / "model") != before
     (tmp_path / "model/tokenizer.json").write_text("{}")
-    with pytest.raises(OviError, match="2 bytes, model.json says"):
+    with pytest.raises(OviError, match=r"2 bytes, model\.json says"):
         load_model(tmp_path / "model")
 
 
@@ -319,3 +319,23 @@ def test_the_paper_s_area_gives_704_pixels():
     odd = SETTINGS.model_copy(update={"curation": SETTINGS.curation.model_copy(update={"side_multiple": 12})})
     with pytest.raises(ConfigError, match="takes 32x32 pixels"):
         codecs.picture_size(odd)
+
+
+def test_a_large_file_is_hashed_again_only_when_it_was_touched(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("ovi.models.folder.LARGE", 1)
+    hashed = []
+    honest = storage.sha256
+    monkeypatch.setattr(storage, "sha256", lambda path: hashed.append(Path(path).name) or honest(path))
+    ModelFolder.open(folder)
+    assert len(hashed) == 5
+    hashed.clear()
+    ModelFolder.open(folder)
+    assert hashed == []
+    file = folder / "audio_codec.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(OviError, match=r"audio_codec\.safetensors: its sha256 is not the one"):
+        ModelFolder.open(folder)
+    assert hashed == ["audio_codec.safetensors"]
