@@ -1,7 +1,7 @@
 """Captions with tags: `what is seen, <S>speech<E>. <AUDCAP>what is heard<ENDAUDCAP>` (paper 3.3), strictly parsed.
 
-A caption comes from a file beside the source, or else from a template filled with what was measured; the manifest
-says which. It does not know what is in the picture: a captioning network would be a third origin.
+A caption comes from a file beside the source, or else from a model (captioning.py) or from a template filled with what
+was measured; the manifest says which. It does not know what is in the picture.
 Try it: `python -c "from ovi.curation.captions import parse; print(parse('A cat. <AUDCAP>Purring.<ENDAUDCAP>'))"`.
 """
 

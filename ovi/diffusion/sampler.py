@@ -209,11 +209,22 @@ class Sampler:
         """Clean first latent frames [B, C, 1, h, w] (zeros where there is no image) and which samples have one [B]."""
         if all(image is None for image in images):
             return None, None
-        blank = np.zeros((height, width, 3), np.uint8)
-        shown = [blank if image is None else fit_image(image, height, width) for image in images]
+        shown = [self._shown(image, height, width) for image in images]
         with self.machine.video_codec() as codec:
-            latents = codec.encode(torch.stack([pixels(one[None]) for one in shown]).to(self.machine.device))
+            latents = codec.encode(torch.stack(shown).to(self.machine.device))
         return latents, torch.tensor([image is not None for image in images], device=self.machine.device)
+
+    def _shown(self, image: NDArray[np.uint8] | None, height: int, width: int) -> Tensor:
+        """The picture as the video codec gets it: [3, 1, height, width] in [-1, 1]."""
+        if image is None:
+            return torch.zeros(3, 1, height, width)
+        picture = self.model.config["picture"]
+        if self.model.config["version"] and sizes.image_size(image.shape[0], image.shape[1], picture["area"]) == (
+            height,
+            width,
+        ):
+            return sizes.preprocess_image(pixels(image[None]).transpose(0, 1), picture["area"]).transpose(0, 1)
+        return pixels(fit_image(image, height, width)[None])
 
 
 def noise(seed: int, modality: str, shape: tuple[int, ...]) -> Tensor:

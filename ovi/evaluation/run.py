@@ -64,7 +64,9 @@ def _evaluate(
 
     rows = samples.held_out(clips)
     asked = samples.prompts(rows, settings)
-    generated = samples.generate(Sampler.open(model, settings.runtime), asked, settings.sampling, progress) if asked else []
+    generated = []
+    if asked:
+        generated = samples.generate(Sampler.open(model, settings.runtime), asked, settings.sampling, progress)
     scenes = _score(settings, clips, rows, asked, generated, results, progress)
     facts = Facts(settings, folder.digest(model), len(rows), _splits(rows))
     cards = _samples(settings, asked, generated, scenes, out / "samples", progress)

@@ -38,6 +38,11 @@ class Prompt:
     index: int
     caption: str
     seed: int
+    clip_id: str  # the real clip that the caption was written for
+
+    @property
+    def name(self) -> str:
+        return f"{self.scene or 'clip'}_{self.index:02d}"
 
 
 def held_out(clips: Path) -> list[Row]:
@@ -97,8 +102,12 @@ def real_clips(clips: Path, rows: Sequence[Row]) -> list[tuple[NDArray[np.uint8]
 
 
 def _of_scene(rows: Sequence[Row], scene: str | None, count: int, seed: int) -> list[Prompt]:
-    captions = itertools.cycle([row["caption"] for row in rows if row["scene"] == scene])
-    return [Prompt(scene, index, next(captions), _seed(seed, scene, index)) for index in range(count)]
+    told = itertools.cycle([row for row in rows if row["scene"] == scene])
+    first = itertools.islice(told, count)
+    return [
+        Prompt(scene, index, row["caption"], _seed(seed, scene, index), row["clip_id"])
+        for index, row in enumerate(first)
+    ]
 
 
 def _seed(seed: int, scene: str | None, index: int) -> int:
