@@ -20,24 +20,24 @@ from typing import Any
 
 import psutil
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ovi import config, storage
 from ovi.config import Settings
 from ovi.diffusion import solvers
-from ovi.diffusion.denoiser import Ask, Fast, Reference
+from ovi.diffusion.denoiser import Ask, Reference
 from ovi.diffusion.guidance import Condition, Guidance, Texts
 from ovi.diffusion.machine import Machine, default_device, precision
 from ovi.diffusion.request import Request
 from ovi.diffusion.sampler import Plan, Sampler
 from ovi.models import codecs, flops, kernels
-from ovi.models.fast import FastFusion
 from ovi.models.folder import OviModel
 from ovi.models.fusion import FusionModel, init
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPT_TOKENS, NEGATIVE_TOKENS = 150, 12
 RATIO_MIN, COUNT_TOLERANCE = 1.5, 0.01  # on two CPU cores; formula against counter
+OTHERS = ("video_codec", "audio_codec", "text_encoder")
 DEVIATION_MAX = {torch.float32: 1e-4, torch.bfloat16: 0.05}  # relative L2 of guided velocities
 FORWARD_MS_MAX, DENOISE_S_MAX, CLIP_S_MAX, PEAK_GB_MAX = 400.0, 39.0, 45.0, 60.0  # one H200, profile ovi-11b
 
@@ -49,7 +49,7 @@ class Case:
     settings: Settings
     device: torch.device
     dtype: torch.dtype
-    model: FusionModel
+    machine: Machine
     plan: Plan
     passes: tuple[flops.Sizes, flops.Sizes]  # the positive one and the negative one
 
@@ -69,7 +69,7 @@ def main() -> int:
     options = _options()
     settings = config.load(ROOT / "params.yaml", options.profile, options.sets)
     device = torch.device(options.device) if options.device else default_device()
-    case = make_case(settings, device)
+    case = make_case(settings, device, beside=options.reference, parts=options.whole)
     rate = matmul_rate(case)
     asks = _asks(case, options.reference)
     results: dict[str, Any] = {
@@ -85,7 +85,8 @@ def main() -> int:
         results["accelerators"] = accelerators(case)
     if options.whole:
         results["whole"] = whole(case, results["paths"]["fast"]["step_s"])
-        _on_gpu(results, bars)
+        if device.type == "cuda":
+            _on_gpu(results, bars)
     results["bars"] = [{"name": name, "passed": passed, "figure": figure} for name, passed, figure in bars]
     for name, passed, figure in bars:
         print(f"{'PASS' if passed else 'FAIL'}  {name}: {figure}")
@@ -96,25 +97,38 @@ def main() -> int:
     return 1 if failed or not bars else 0
 
 
-def make_case(settings: Settings, device: torch.device) -> Case:
-    """A model of random weights whose head says something, and a plan for one clip of it."""
+def make_case(settings: Settings, device: torch.device, beside: bool, parts: bool) -> Case:
+    """A model of random weights and a plan for one clip of it.
+
+    beside: the reference stays on the device beside the fast path; parts: with codecs and text encoder.
+    """
     dtype = precision(settings.runtime, device) or torch.float32
     configuration = codecs.model_config(settings)
-    with torch.device("meta"):
-        model = codecs.build("transformer", configuration["transformer"])
+    model = _built("transformer", configuration, device, dtype)
     assert isinstance(model, FusionModel)
-    model = init(model.to(dtype).to_empty(device=device), 0).eval().requires_grad_(False)
+    init(model, 0)
     draw = torch.Generator(device).manual_seed(1)
-    for tower in (model.video_model, model.audio_model):
+    for tower in (model.video_model, model.audio_model):  # a new model's head is zero
         tower.head.head.weight.normal_(0, tower.config.dim**-0.5, generator=draw)
-    sampling, picture = settings.sampling, configuration["picture"]
-    patch = settings.codec.video_patch
-    frames = (settings.clip.frames - 1) // 4 + 1
-    grid = (frames, picture["height"] // patch[0], picture["width"] // patch[1])
+    if not beside:
+        model.to("cpu")  # as a loaded model's weights are
+    others = {name: _random(name, configuration, device, dtype) if parts else None for name in OTHERS}
+    runtime = settings.runtime.model_copy(update={"path": "fast"})
+    machine = Machine(OviModel(configuration, model, lineage={}, **others), runtime, device=device)  # type: ignore[arg-type]
+    plan, sizes = _plan(settings, configuration, draw)
+    return Case(settings, device, dtype, machine, plan, sizes)
+
+
+def _plan(
+    settings: Settings, configuration: dict[str, Any], draw: torch.Generator
+) -> tuple[Plan, tuple[flops.Sizes, flops.Sizes]]:
+    """Noise and texts of one clip, and how large both passes are."""
+    sampling, picture, patch = settings.sampling, configuration["picture"], settings.codec.video_patch
+    grid = ((settings.clip.frames - 1) // 4 + 1, picture["height"] // patch[0], picture["width"] // patch[1])
     length = configuration["audio_latents"]
 
     def noise(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=draw, device=device)
+        return torch.randn(shape, generator=draw, device=draw.device)
 
     def text(rows: int) -> Texts:
         return Texts.of([noise(rows, settings.text.dim)])
@@ -131,7 +145,22 @@ def make_case(settings: Settings, device: torch.device) -> Case:
     )
     tokens = grid[0] * grid[1] * grid[2] // (settings.model.video_patch[1] * settings.model.video_patch[2])
     told, kept = (flops.Sizes(tokens, length, rows + 1) for rows in (PROMPT_TOKENS, NEGATIVE_TOKENS))  # one for padding
-    return Case(settings, device, dtype, model, plan, (told, kept))
+    return plan, (told, kept)
+
+
+def _built(name: str, configuration: dict[str, Any], device: torch.device, dtype: torch.dtype) -> nn.Module:
+    with torch.device("meta"):
+        part = codecs.build(name, configuration[name])
+    return part.to(dtype).to_empty(device=device).eval().requires_grad_(False)
+
+
+def _random(name: str, configuration: dict[str, Any], device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """A codec or text encoder that makes numbers, whatever they are; sound is made in full precision."""
+    part = _built(name, configuration, device, torch.float32 if name == "audio_codec" else dtype)
+    for tensor in (*part.parameters(), *part.buffers()):
+        if tensor.is_floating_point():
+            tensor.normal_(0, 0.02)
+    return part
 
 
 def measure(asks: dict[str, Ask], case: Case, rounds: int) -> dict[str, dict[str, Any]]:
@@ -149,9 +178,7 @@ def measure(asks: dict[str, Ask], case: Case, rounds: int) -> dict[str, dict[str
 
 def accelerators(case: Case) -> dict[str, dict[str, float]]:
     """Whole clips with each lossy accelerator: how much faster, and how far from the exact latents (relative L2)."""
-    model = OviModel({}, case.model, None, None, None, {})  # type: ignore[arg-type]
-    machine = Machine(model, case.settings.runtime.model_copy(update={"path": "fast"}), device=case.device)
-    sampler = Sampler(model, machine=machine)
+    sampler = Sampler(case.machine.model, machine=case.machine)
     exact, exact_s = _clip(sampler, case.plan)
     again, _ = _clip(sampler, case.plan)
     found = {"none": {"speedup": 1.0, "video": _deviation(again[0], exact[0]), "audio": _deviation(again[1], exact[1])}}
@@ -176,34 +203,23 @@ def whole(case: Case, step_s: float) -> dict[str, float]:
     """Seconds of a clip's parts with random weights: text, all steps, sound, pictures written to a file."""
     from ovi.media.encode import write_clip
 
-    settings, device = case.settings, case.device
-    configuration = codecs.model_config(settings)
-    parts = {}
-    for name in ("text_encoder", "video_codec", "audio_codec"):
-        with torch.device("meta"):
-            part = codecs.build(name, configuration[name])
-        dtype = torch.float32 if name == "audio_codec" else case.dtype
-        parts[name] = part.to(dtype).to_empty(device=device).eval().requires_grad_(False)
-        for tensor in (*parts[name].parameters(), *parts[name].buffers()):
-            if tensor.is_floating_point():
-                tensor.normal_(0, 0.02)
-    model = OviModel(configuration, case.model, parts["video_codec"], parts["audio_codec"], parts["text_encoder"], {})  # type: ignore[arg-type]
-    sampler = Sampler(model, machine=Machine(model, settings.runtime, device=device))
-    ids = torch.ones(3, PROMPT_TOKENS, dtype=torch.long, device=device)
-    seconds = {"denoise_s": step_s * settings.sampling.steps}
-    with torch.no_grad():
-        seconds["text_s"] = min(_timed(lambda: parts["text_encoder"].t5(input_ids=ids), device) for _ in range(2))
+    sampler, clip = Sampler(case.machine.model, machine=case.machine), case.settings.clip
+    seconds = {"denoise_s": step_s * case.settings.sampling.steps}
+    ids = torch.ones(3, PROMPT_TOKENS, dtype=torch.long, device=case.device)
+    with case.machine.text_encoder() as encoder:
+        seconds["text_s"] = min(_timed(lambda: encoder.t5(input_ids=ids), case.device) for _ in range(2))
     *_, step = sampler.run(_replaced(case.plan, case.plan.requests[0], solvers.schedule("euler", 1, 5.0)))
+    out = ROOT / "benchmarks/results/.clip.mp4"
     for turn in ("cold", "warm"):
         began = time.perf_counter()
         sound = sampler.sounds(step)[0]
         seconds[f"sound_{turn}_s"] = time.perf_counter() - began
         began = time.perf_counter()
-        out = ROOT / "benchmarks/results/.clip.mp4"
-        write_clip(out, sampler.frames(step), settings.clip.fps, sound, settings.clip.sample_rate)
+        write_clip(out, sampler.frames(step), clip.fps, sound, clip.sample_rate)
         seconds[f"pictures_{turn}_s"] = time.perf_counter() - began
         out.unlink()
     seconds["clip_s"] = sum(seconds[name] for name in ("text_s", "denoise_s", "sound_warm_s", "pictures_warm_s"))
+    print(", ".join(f"{name} {value:.2f}" for name, value in seconds.items()))
     return seconds
 
 
@@ -216,14 +232,10 @@ def matmul_rate(case: Case) -> float:
 
 
 def _asks(case: Case, reference: bool) -> dict[str, Ask]:
-    runtime, told = case.settings.runtime, (case.plan.condition, case.plan.guidance, case.plan.schedule)
-    compile = runtime.compile and case.device.type == "cuda"
-    with torch.no_grad():
-        fast = Fast(FastFusion(case.model, case.device, case.dtype, runtime.weights, compile)).prepare(*told)
-        if not reference:
-            return {"fast": fast}
-        slow = Reference(case.model).prepare(*told)
-    return {"fast": fast, "reference": slow}
+    told = (case.plan.condition, case.plan.guidance, case.plan.schedule)
+    with torch.no_grad(), case.machine.denoiser() as fast:
+        asks = {"fast": fast.prepare(*told)}
+    return asks | {"reference": Reference(case.machine.model.fusion).prepare(*told)} if reference else asks
 
 
 def _bars(results: dict[str, Any], asks: dict[str, Ask], case: Case) -> list[tuple[str, bool, str]]:
@@ -312,7 +324,7 @@ def _peak_gb(device: torch.device) -> float:
 
 
 def _kernel(case: Case) -> str:
-    tower = case.model.video_model.config
+    tower = case.machine.model.fusion.video_model.config
     return kernels.choose(case.device, case.dtype, tower.heads, tower.dim // tower.heads, case.passes[0].video)
 
 
