@@ -30,7 +30,7 @@ from ovi.errors import OviError
 from ovi.models.codecs import COMPONENTS, AudioCodec, TextEncoder, VideoCodec, build
 from ovi.models.fusion import FusionModel
 
-FORMAT = 1
+FORMAT = 2
 TOKENIZER = "tokenizer"  # the component beside a text encoder whose tokens are not bytes
 CAST = ("transformer", "text_encoder")  # components that compute in the dtype asked for
 LARGE = 1 << 30  # files of so many bytes are hashed once, and again only when they were touched

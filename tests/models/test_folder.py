@@ -134,7 +134,7 @@ def edit_file(folder, name):
         (lambda folder: (folder / "model.json").unlink(), "not a model folder"),
         (lambda folder: (folder / "model.json").write_text("{"), "not valid JSON"),
         (lambda folder: (folder / "model.json").write_text("[]"), "not as this project writes it"),
-        (lambda folder: edit_about(folder, format=7), "has format 7, this version reads 1"),
+        (lambda folder: edit_about(folder, format=7), "has format 7, this version reads 2"),
         (lambda folder: edit_about(folder, components={"transformer": {}}), "not as this project writes it"),
         (lambda folder: edit_file(folder, "../x.safetensors"), r"names ../x.safetensors, which is not in the folder"),
         (lambda folder: edit_file(folder, "/etc/passwd"), r"names /etc/passwd, which is not in the folder"),
