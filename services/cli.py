@@ -1,6 +1,6 @@
-"""Commands of the service that join `ovi`: package, serve, clip. Thin over services/generation.
+"""Commands of the services that join `ovi`: package, serve, key, clip, thin over services/generation; and `ovi study`.
 
-Try it: `ovi package --help`, `ovi serve --help`, `ovi clip --help`.
+Try it: `ovi package --help`, `ovi serve --help`, `ovi clip --help`, `ovi study --help`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import typer
 from ovi import config
 from ovi.cli import PARAMS, Json, Params, Profile, Sets
 from ovi.progress import reporter
+from services.study import cli as study
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app.add_typer(study.app, name="study")
 
 Package = Annotated[Path, typer.Option(help="Folder written by `ovi package`.")]
 PACKAGE = Path("out/package")
@@ -42,13 +44,33 @@ def serve(
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Instead of service.port; 0: a free one.")] = None,
     params: Params = PARAMS, profile: Profile = None, sets: Sets = None,
 ) -> None:  # fmt: skip
-    """Serve the packed Bento until Ctrl-C. There is no authentication: keep it on loopback or behind a gateway."""
+    """Serve the packed Bento until Ctrl-C. Beyond this machine it takes keys: see `ovi key`."""
+    from services.generation import places
     from services.generation.launch import launch
 
     service = config.load(params, profile, sets).service
-    how = launch(package, state, service.host, service.port if port is None else port)
+    named = {
+        places.DATABASE: service.database,
+        places.RESULTS: _absolute(service.results),
+        places.KEYS: _absolute(service.keys),
+        places.BUNDLE: _absolute(service.bundle),
+    }
+    how = launch(package, state, service.host, service.port if port is None else port, named)
     typer.echo(f"{how.url}  (jobs and clips in {state})", err=True)
     os.execve(how.command[0], how.command, how.environment)
+
+
+@app.command(epilog="Example: ovi key team-a --keys out/keys.json")
+def key(
+    name: Annotated[str, typer.Argument(help="Whose jobs these will be.")],
+    keys: Annotated[Path, typer.Option(help="File to add it to; set service.keys to it.")] = Path("out/keys.json"),
+    per_minute: Annotated[int, typer.Option(min=1, help="Jobs it may submit a minute.")] = 60,
+    concurrency: Annotated[int, typer.Option(min=1, help="Unfinished jobs it may have.")] = 8,
+) -> None:
+    """Make an API key and print it, once; the file keeps its hash."""
+    from services.generation.keys import add
+
+    typer.echo(add(keys, name, per_minute, concurrency))
 
 
 @app.command(epilog="Example: ovi clip --package out/package --out out/demo.mp4 --set service.port=0")
@@ -61,3 +83,7 @@ def clip(
     from services.generation.clip import clip as run
 
     run(config.load(params, profile, sets), package, out, reporter(as_json))
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).absolute())
