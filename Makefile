@@ -13,7 +13,7 @@ export DVC_NO_ANALYTICS := 1
 export BENTOML_DO_NOT_TRACK := True
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test lint ui install clean help
+.PHONY: demo test lint ui bench-serving install clean help
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/ -/'
@@ -31,6 +31,9 @@ lint: $(READY)
 
 ui: $(READY)     ## the MLflow and Prefect pages of this clone, until Ctrl-C
 	@$(BIN)/ovi ui
+
+bench-serving: $(READY)  ## does the service keep its promises (half an hour; ARGS=--long for the long soak)
+	@$(BIN)/python -m benchmarks.serving $(ARGS)
 
 install: $(READY)
 

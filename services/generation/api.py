@@ -1,63 +1,58 @@
-"""The HTTP interface, version 1: create, look, fetch, cancel, delete, list; models, capacity, metrics, the playground.
+"""The HTTP interface, version 1: create, look, follow, fetch, cancel, delete, list; validate, models, capacity.
 
-A job is on disk before it is acknowledged with 202. The app knows the job store, the results and what is served;
-who runs the jobs is behind `Workers`. There is no authentication yet: serve it on loopback only, or behind a gateway.
+A job is on disk before it is acknowledged with 202. Who may call is settled before (`guard`), what is posted is read
+by `wanted`, and the rules are `backend`'s. Routes that only look run on other threads than those that create.
 Try it: `ovi serve`, then open http://127.0.0.1:3000/ or see http://127.0.0.1:3000/openapi.json.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Literal
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
-from fastapi.responses import FileResponse, HTMLResponse
+from fastapi.responses import FileResponse, HTMLResponse, StreamingResponse
 
-from ovi.diffusion.prompts import prompt_problems
-from services.generation import metrics, problems
-from services.generation.jobs import Job, JobStore, KeyConflict, QueueFull
+from ovi.diffusion.prompts import formatted, prompt_warnings
+from services.generation import metrics, openapi, problems, wanted
+from services.generation.backend import Backend
+from services.generation.jobs import FINAL
+from services.generation.keys import Caller
 from services.generation.problems import Problem
-from services.generation.results import ResultStore
-from services.generation.schemas import Refused, Served, VideoJob, VideoList, VideoRequest, fingerprint, resolve, view
+from services.generation.results import VARIANTS
+from services.generation.schemas import VideoJob, VideoList
+from services.generation.table import Job
+from services.generation.watch import Stream
 
 PAGE = Path(__file__).with_name("playground.html")
-PAGE_POLICY = "default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; frame-ancestors 'none'"
+PAGE_POLICY = (
+    "default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src 'self' data: blob:; "
+    "media-src 'self' blob:; frame-ancestors 'none'; form-action 'none'; base-uri 'none'"
+)
+MAX_WAIT_S = 50.0  # of a long poll; gateways give up at 60
+CREATORS = 4  # threads for creating, so that those who look never wait behind them
 
 
-class Workers(Protocol):
-    """Those who run the jobs."""
+def create_app(backend: Backend, on_start: Callable[[], None] = lambda: None) -> FastAPI:
+    """The app over one backend; `on_start` runs in the event loop's thread before the first request."""
 
-    def wake(self) -> None:
-        """There is a new job."""
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        on_start()
+        yield
 
-    def states(self) -> list[dict[str, Any]]:
-        """One record a worker: name, state, restarts."""
-
-
-@dataclass(frozen=True)
-class Backend:
-    """What the routes work on."""
-
-    jobs: JobStore
-    results: ResultStore
-    served: Served
-    workers: Workers
-    meter: metrics.Meter
-
-    def show(self, job: Job) -> VideoJob:
-        return view(job, self.jobs.position(job))
-
-
-def create_app(backend: Backend) -> FastAPI:
-    """The app over one backend."""
     app = FastAPI(
         title="Ovi video generation", version="1.0", description=__doc__, docs_url=None, redoc_url=None,
-        redirect_slashes=False,
+        redirect_slashes=False, lifespan=lifespan,
     )  # fmt: skip
-    app.state.backend = backend
+    app.state.backend, app.state.creators = backend, CapacityLimiter(CREATORS)
     app.include_router(router)
     problems.install(app)
+    openapi.install(app)
     return app
 
 
@@ -65,15 +60,21 @@ def _backend(request: Request) -> Backend:
     return request.app.state.backend
 
 
-def _job(video_id: str, backend: Annotated[Backend, Depends(_backend)]) -> Job:
-    job = backend.jobs.get(video_id)
-    if job is None:
+def _caller(request: Request) -> Caller:
+    return request.state.caller
+
+
+def _job(video_id: str, request: Request) -> Job:
+    """The caller's job of this id; of another's it is as if there were none."""
+    job = _backend(request).jobs.get(video_id)
+    if job is None or job.tenant != _caller(request).name:
         raise _unknown()
     return job
 
 
 router = APIRouter()
 Here = Annotated[Backend, Depends(_backend)]
+Asking = Annotated[Caller, Depends(_caller)]
 Known = Annotated[Job, Depends(_job)]
 Key = Annotated[
     str | None,
@@ -81,63 +82,104 @@ Key = Annotated[
 ]
 
 
-@router.post("/v1/videos", status_code=202, response_model=VideoJob)
-def create(body: VideoRequest, backend: Here, response: Response, idempotency_key: Key = None) -> VideoJob:
-    """Puts a clip in the queue. 429 with Retry-After when the queue is full."""
-    if found := prompt_problems(body.prompt):
-        raise Problem(422, "validation_error", found[0], "prompt")
-    try:
-        effective = resolve(body, backend.served)
-        job, created = backend.jobs.submit(
-            effective, bound=backend.served.queue, fingerprint=fingerprint(body), idempotency_key=idempotency_key
-        )
-    except Refused as refusal:
-        raise Problem(422, "validation_error", str(refusal), refusal.field) from None
-    except QueueFull as full:
-        backend.meter.rejected["queue_full"] += 1
-        raise Problem(429, "queue_full", str(full), headers={"Retry-After": str(full.retry_after)}) from None
-    except KeyConflict as conflict:
-        backend.meter.rejected["idempotency_conflict"] += 1
-        raise Problem(409, "idempotency_conflict", str(conflict), "Idempotency-Key") from None
-    if created:
-        backend.workers.wake()
+@router.post("/v1/videos", status_code=202, response_model=VideoJob, openapi_extra=wanted.OPENAPI)
+async def create(
+    request: Request, backend: Here, caller: Asking, response: Response, idempotency_key: Key = None
+) -> VideoJob:
+    """Puts a clip in the queue. 429 with Retry-After when the queue is full or the key's limits are reached."""
+    posted = await wanted.read(request)
+    limiter = request.app.state.creators
+    job = await to_thread.run_sync(backend.submit, posted, caller, idempotency_key, limiter=limiter)
     response.headers["Location"] = f"/v1/videos/{job.id}"
-    return backend.show(job)
+    return await to_thread.run_sync(backend.show, job)
+
+
+@router.post("/v1/videos:validate", openapi_extra=wanted.OPENAPI)
+async def validate(request: Request, backend: Here) -> dict[str, Any]:
+    """What a request would run as, without running it: effective values, tokens, warnings, estimated seconds."""
+    posted = await wanted.read(request)
+    effective, version, prompt = backend.resolve(posted), backend.served.version, posted.body.prompt
+    tokens = await to_thread.run_sync(backend.tokens.count, formatted(prompt, version) if version else prompt)
+    limit = backend.tokens.limit
+    return {
+        "object": "video.validation", "effective": effective,
+        "tokens": {"prompt": tokens, "max": limit, "truncated": tokens > limit},
+        "warnings": prompt_warnings(prompt, version) if version else [],
+        "estimate": await to_thread.run_sync(backend.estimate, posted.body, effective["steps"]),
+    }  # fmt: skip
+
+
+@router.post("/v1/videos/sync", response_model=VideoJob, openapi_extra=wanted.OPENAPI)
+async def create_and_wait(
+    request: Request, backend: Here, caller: Asking, idempotency_key: Key = None,
+    wait: Annotated[float, Query(gt=0, le=MAX_WAIT_S)] = MAX_WAIT_S,
+) -> VideoJob:  # fmt: skip
+    """The job once it has ended. 504 after `wait` seconds, and the job is cancelled."""
+    posted = await wanted.read(request)
+    limiter = request.app.state.creators
+    job = await to_thread.run_sync(backend.submit, posted, caller, idempotency_key, limiter=limiter)
+    ended = await _ended(backend, job, wait)
+    if ended is None or ended.status not in FINAL:
+        await to_thread.run_sync(backend.jobs.cancel, job.id)
+        raise Problem(504, "timeout", f"the clip was not done within {wait:g} s and was cancelled")
+    return await to_thread.run_sync(backend.show, ended)
 
 
 @router.get("/v1/videos", response_model=VideoList)
 def listing(
-    backend: Here,
+    backend: Here, caller: Asking,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     after: Annotated[str | None, Query(max_length=64, description="Jobs older than this one.")] = None,
-) -> VideoList:
+) -> VideoList:  # fmt: skip
     """Jobs, newest first."""
-    if after is not None and backend.jobs.get(after) is None:
+    if after is not None and ((job := backend.jobs.get(after)) is None or job.tenant != caller.name):
         raise Problem(422, "validation_error", "no job has this id", "after")
-    jobs = backend.jobs.newest(limit + 1, after)
+    jobs = backend.jobs.newest(limit + 1, after, caller.name)
     page = [backend.show(job) for job in jobs[:limit]]
     first, last = (page[0].id, page[-1].id) if page else (None, None)
     return VideoList(data=page, first_id=first, last_id=last, has_more=len(jobs) > limit)
 
 
 @router.get("/v1/videos/{video_id}", response_model=VideoJob)
-def look(job: Known, backend: Here, response: Response) -> VideoJob:
+async def look(
+    job: Known, backend: Here, response: Response,
+    wait: Annotated[float, Query(ge=0, le=MAX_WAIT_S, description="Seconds to wait for the job's end.")] = 0.0,
+) -> VideoJob:  # fmt: skip
     """Status, progress, place in the queue; what really ran; the error if there was one."""
     response.headers["Cache-Control"] = "no-store"
-    return backend.show(job)
+    ended = await _ended(backend, job, wait) if wait else job
+    if ended is None:
+        raise _unknown()
+    return await to_thread.run_sync(backend.show, ended)
+
+
+@router.get("/v1/videos/{video_id}/events", response_class=StreamingResponse, responses={204: {}})
+def events(
+    job: Known, backend: Here,
+    last_event_id: Annotated[int | None, Header(ge=0, le=2**31 - 1, description="Go on after this one.")] = None,
+) -> Response:  # fmt: skip
+    """Server-sent events: `state` and `done` carry the job, `step` how far it is, `preview` a picture."""
+    after = last_event_id or 0
+    if job.status in FINAL and after >= job.revision:
+        return Response(status_code=204)  # tells a browser not to come back
+    stream = Stream(backend.jobs, backend.watch, backend.show)
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(stream.events(job.id, after), media_type="text/event-stream", headers=headers)
 
 
 @router.get("/v1/videos/{video_id}/content", response_class=FileResponse)
-def content(job: Known, backend: Here) -> FileResponse:
-    """The mp4. Range requests are answered with the part asked for."""
-    if job.status in ("queued", "in_progress"):
+def content(
+    job: Known, backend: Here, variant: Literal["video", "audio", "thumbnail", "manifest"] = "video"
+) -> FileResponse:
+    """The mp4, its sound alone, a picture of it, or where it comes from. Ranges are answered with their part."""
+    if job.status not in FINAL:
         raise Problem(409, "not_completed", f"the video is {job.status}; its content exists when it is completed")
-    path = backend.results.path(job.id)
+    path = backend.results.path(job.id, variant)
     if job.status != "completed" or not path.is_file():
         raise Problem(410, "no_content", f"the video is {job.status} and has no content")
-    headers = {"ETag": f'"{job.sha256}"', "Cache-Control": "private, max-age=3600", "X-Content-Type-Options": "nosniff"}
+    headers = {"ETag": f'"{job.sha256}-{variant}"', "Cache-Control": "private, max-age=3600"}
     return FileResponse(
-        path, media_type="video/mp4", filename=path.name, content_disposition_type="inline", headers=headers
+        path, media_type=VARIANTS[variant][1], filename=path.name, content_disposition_type="inline", headers=headers
     )
 
 
@@ -166,7 +208,8 @@ def models(backend: Here) -> dict[str, Any]:
     served = backend.served
     model = {
         "id": served.model, "object": "model", "owned_by": "ovi", "digest": served.digest, "size": served.size,
-        "seconds": served.whole_seconds, "frames": served.frames, "fps": served.fps, "sample_rate": served.sample_rate,
+        "area": served.area, "seconds": served.whole_seconds, "frames": served.frames, "fps": served.fps,
+        "sample_rate": served.sample_rate, "version": served.version, "max_tokens": served.max_tokens,
         "defaults": served.sampling.model_dump(mode="json"),
     }  # fmt: skip
     return {"object": "list", "data": [model]}
@@ -174,28 +217,60 @@ def models(backend: Here) -> dict[str, Any]:
 
 @router.get("/v1/capacity")
 def capacity(backend: Here) -> dict[str, Any]:
-    """How many jobs wait and may wait, and how the workers are."""
-    counts = backend.jobs.statistics()["counts"]
+    """How many jobs wait and may wait, how the workers are, seconds a step of late."""
+    statistics, pace = backend.jobs.statistics(), backend.jobs.pace()
+    counts = statistics["counts"]
     queue = {"waiting": counts["queued"], "running": counts["in_progress"], "bound": backend.served.queue}
-    return {"queue": queue, "workers": backend.workers.states()}
+    return {
+        "queue": queue | {"by_priority": statistics["queued"]}, "workers": backend.workers.states(),
+        "seconds_a_step": pace and round(pace, 4), "draining": backend.draining,
+    }  # fmt: skip
+
+
+@router.get("/livez", include_in_schema=False)
+def livez() -> dict[str, str]:
+    return {"status": "alive"}
+
+
+@router.get("/startupz", include_in_schema=False)
+@router.get("/readyz", include_in_schema=False)
+def readyz(backend: Here) -> dict[str, str]:
+    if backend.draining:
+        raise Problem(503, "draining", "the service is about to end", headers={"Retry-After": "5"})
+    if not backend.workers.ready():
+        raise Problem(503, "not_ready", "no worker has its model loaded yet", headers={"Retry-After": "2"})
+    return {"status": "ready"}
 
 
 @router.get("/metrics", include_in_schema=False)
 def metrics_page(backend: Here) -> Response:
-    states = backend.workers.states()
-    up, restarts = sum(state["state"] == "ready" for state in states), sum(state["restarts"] for state in states)
-    return Response(backend.meter.page(up, restarts), media_type=metrics.CONTENT_TYPE)
+    return Response(backend.meter.page(backend.workers.states()), media_type=metrics.CONTENT_TYPE)
 
 
 @router.get("/", include_in_schema=False)
 def playground() -> HTMLResponse:
-    headers = {"Content-Security-Policy": PAGE_POLICY, "X-Content-Type-Options": "nosniff"}
-    return HTMLResponse(PAGE.read_text(encoding="utf-8"), headers=headers)
+    return HTMLResponse(PAGE.read_text(encoding="utf-8"), headers={"Content-Security-Policy": PAGE_POLICY})
 
 
 @router.get("/favicon.ico", include_in_schema=False)
 def favicon() -> Response:
     return Response(status_code=204)
+
+
+async def _ended(backend: Backend, job: Job, seconds: float) -> Job | None:
+    """The job when it has ended or the seconds are over; None when it was deleted meanwhile."""
+    deadline, current = time.monotonic() + seconds, job
+    while current.status not in FINAL and not backend.watch.closed:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            break
+        position = await to_thread.run_sync(backend.jobs.position, current)
+        await backend.watch.change(current.id, (current.revision, position), left)
+        fresh = await to_thread.run_sync(backend.jobs.get, current.id)
+        if fresh is None:
+            return None
+        current = fresh
+    return current
 
 
 def _unknown() -> Problem:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -21,6 +22,8 @@ import httpx
 
 from ovi import storage
 from ovi.errors import OviError
+from services.generation.keys import is_loopback
+from services.generation.places import KEYS, STATE
 from services.generation.processes import die_with_parent, stop_tree
 
 READY_S = 300.0  # from start to a warm model, on a machine that has other things to do
@@ -36,21 +39,30 @@ class Launch:
     url: str
 
 
-def launch(package: Path, state: Path, host: str, port: int) -> Launch:
+def launch(package: Path, state: Path, host: str, port: int, places: Mapping[str, str | None] | None = None) -> Launch:
     """The command for the Bento in `package`, with its state in `state`; port 0 takes a free one.
 
-    Raises OviError when the package is missing or damaged, or the port is taken.
+    `places` are variables of `places`, where they are set. Raises OviError when the package is missing or damaged, the
+    port is taken, or others than this machine could call without a key.
     """
     bento = bento_folder(package)
+    given = {name: value for name, value in (places or {}).items() if value is not None}
+    if not is_loopback(host) and not (given | os.environ).get(KEYS):
+        words = "others could call the service without a key; make one with `ovi key NAME` and set service.keys"
+        raise OviError(f"service.host: {host}: {words}")
     port = _free(host, port)
     command = [sys.executable, "-m", "bentoml", "serve", str(bento), "--host", host, "--port", str(port)]
     # BentoML writes into its home and Python beside its sources: neither belongs into the package.
-    environment = os.environ | {
-        "BENTOML_HOME": str(state.absolute() / "bentoml"),
-        "BENTOML_DO_NOT_TRACK": "True",
-        "OVI_SERVICE_STATE": str(state.absolute()),
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
+    environment = (
+        os.environ
+        | {
+            "BENTOML_HOME": str(state.absolute() / "bentoml"),
+            "BENTOML_DO_NOT_TRACK": "True",
+            STATE: str(state.absolute()),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        | given
+    )
     (state / "bentoml").mkdir(parents=True, exist_ok=True)
     return Launch(command, environment, f"http://{_reach(host)}:{port}")
 

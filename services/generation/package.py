@@ -22,6 +22,7 @@ from packaging.requirements import Requirement
 
 from ovi import storage
 from ovi.config import Settings
+from ovi.diffusion import memory
 from ovi.errors import OviError
 from ovi.progress import Progress
 from services.generation.schemas import SERVED, Served
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 NAME = "ovi"
 DISTRIBUTION = "ovi-platform"
 ROOMS = ("ovi", "services")  # what the service runs; flows/ stays at home
+MAX_TOKENS = 512  # of a text encoder whose configuration does not say
 BORN = "1980-01-01T00:00:00+00:00"  # when the Bento says it was made: no clock in what is hashed
 
 
@@ -45,11 +47,12 @@ def package(settings: Settings, promotion: Path, model: Path, out: Path, progres
 
     verified = ModelFolder.open(model)
     decision = _decision(promotion, verified.digest)
-    served = describe(settings, verified)
+    origin = {"model_digest": verified.digest, "registry_version": str(decision.get("version")), "code": _commit()}
+    served = describe(settings, verified, origin)
     label = verified.digest[:16]
     with storage.atomic_folder(out) as folder, tempfile.TemporaryDirectory(prefix="ovi-package-") as context:
         progress.note(f"building the Bento {NAME}:{label}")
-        _lay_out(Path(context), served, verified, decision)
+        _lay_out(Path(context), served, verified)
         bento = _build(Path(context), folder / "bentoml", label)
         record = {
             "tag": f"{NAME}:{label}", "bento": bento.relative_to(folder).as_posix(), "model_digest": served.digest,
@@ -70,17 +73,24 @@ def _decision(promotion: Path, digest: str) -> dict[str, Any]:
     return decision
 
 
-def describe(settings: Settings, model: ModelFolder) -> Served:
+def describe(settings: Settings, model: ModelFolder, origin: dict[str, str | None] | None = None) -> Served:
     """What the service says of itself and needs to know before the model is loaded."""
     clip, picture, service = model.config["clip"], model.config["picture"], settings.service
+    text, runtime = model.config["text_encoder"], settings.runtime
+    weights = {name: part["bytes"] for name, part in model.components.items()}
+    width = 2 if runtime.precision == "bf16" else 4
     return Served(
         model=f"{NAME}:{model.digest[:16]}", digest=model.digest, width=picture["width"], height=picture["height"],
-        frames=clip["frames"], fps=clip["fps"], sample_rate=clip["sample_rate"], sampling=settings.sampling,
-        queue=service.queue, workers=service.workers,
+        area=picture["area"], multiple=picture["multiple"], version=model.config["version"], frames=clip["frames"],
+        fps=clip["fps"], sample_rate=clip["sample_rate"],
+        max_tokens=text.get("max_tokens", MAX_TOKENS), tokenizer=model.components.get("tokenizer", {}).get("file"),
+        memory=memory.need(model.config, weights, runtime, width).of("resident"),
+        sampling=settings.sampling, queue=service.queue, workers=service.workers,
+        retention_s=3600 * service.retention_hours, origin={key: said for key, said in (origin or {}).items() if said},
     )  # fmt: skip
 
 
-def _lay_out(context: Path, served: Served, model: ModelFolder, decision: dict[str, Any]) -> None:
+def _lay_out(context: Path, served: Served, model: ModelFolder) -> None:
     """The build context: what `bentoml serve` needs beside the installed requirements, and nothing else."""
     for room in ROOMS:
         shutil.copytree(SOURCE / room, context / room, ignore=shutil.ignore_patterns("__pycache__", ".*"))
@@ -88,11 +98,10 @@ def _lay_out(context: Path, served: Served, model: ModelFolder, decision: dict[s
     for name in ("model.json", "config.json", *(entry["file"] for entry in model.components.values())):
         _link(model.path / name, context / "model" / name)
     storage.write_json(context / SERVED, served.model_dump(mode="json"))
-    labels = {"model_digest": served.digest, "registry_version": str(decision.get("version")), "code": _commit()}
     recipe = {
         "service": "services.generation.service:Generation",
         "description": f"Model {served.model}: clips of {served.whole_seconds} s with their own sound, from a prompt.",
-        "labels": {name: value for name, value in labels.items() if value},
+        "labels": served.origin,
         "include": ["*"],
         "python": {"lock_packages": False, "packages": _requirements()},
     }

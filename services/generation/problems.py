@@ -7,15 +7,21 @@ Try it: `pytest tests/services/test_api.py`.
 from __future__ import annotations
 
 import http
+import sys
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-MAX_BODY = 1 << 20  # bytes
+from ovi.errors import one_line
+
+MAX_BODY, MAX_UPLOAD = 1 << 20, 12 << 20  # bytes of a body; with a picture
 
 
 class Problem(Exception):
@@ -52,11 +58,13 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
+    for away in (OperationalError, PoolTimeout):
+        app.add_exception_handler(away, _store_away)
     app.add_exception_handler(Exception, _defect)
 
 
 class BodyLimit:
-    """Refuses bodies over MAX_BODY, announced or not, before anything reads them."""
+    """Refuses bodies over MAX_BODY, multipart ones over MAX_UPLOAD, announced or not, before anything reads them."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -64,6 +72,8 @@ class BodyLimit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
+        kind = Headers(scope=scope).get("content-type", "")
+        limit = MAX_UPLOAD if kind.lower().startswith("multipart/form-data") else MAX_BODY
         body, more = bytearray(), True
         while more:
             message = await receive()
@@ -71,8 +81,8 @@ class BodyLimit:
                 return None
             body += message.get("body", b"")
             more = message.get("more_body", False)
-            if len(body) > MAX_BODY:
-                problem = Problem(413, "payload_too_large", f"the body may have at most {MAX_BODY} bytes")
+            if len(body) > limit:
+                problem = Problem(413, "payload_too_large", f"the body may have at most {limit} bytes")
                 return await problem.answer()(scope, receive, send)
         whole: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
 
@@ -87,29 +97,23 @@ def _problem(_: Request, problem: Exception) -> JSONResponse:
     return problem.answer()
 
 
-def _invalid(request: Request, error: Exception) -> JSONResponse:
+def _invalid(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    found = error.errors()
-    if any(item["type"] == "json_invalid" for item in found):
-        return Problem(400, "invalid_json", f"the body is not valid JSON: {found[0]['ctx']['error']}").answer()
-    if request.method == "POST" and not _is_json(request.headers.get("content-type", "")):
-        return Problem(415, "unsupported_media_type", "send the body as Content-Type: application/json").answer()
-    errors = [{"field": _field(item["loc"]), "message": item["msg"].removeprefix("Value error, ")} for item in found]
-    detail = "; ".join(f"{item['field']}: {item['message']}" for item in errors)
-    return Problem(422, "validation_error", detail, errors[0]["field"]).answer(errors)
-
-
-def _is_json(content_type: str) -> bool:
-    kind = content_type.partition(";")[0].strip().lower()
-    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
+    errors = error.errors()
+    if any(item["type"] == "json_invalid" for item in errors):
+        return Problem(400, "invalid_json", f"the body is not valid JSON: {errors[0]['ctx']['error']}").answer()
+    listed = [{"field": _field(item["loc"]), "message": item["msg"].removeprefix("Value error, ")} for item in errors]
+    detail = "; ".join(f"{item['field']}: {item['message']}" for item in listed)
+    return Problem(422, "validation_error", detail, listed[0]["field"]).answer(listed)
 
 
 def _field(location: tuple[int | str, ...]) -> str:
     """('body', 'guidance', 'video') -> 'guidance.video'; ('header', 'idempotency-key') -> 'Idempotency-Key'."""
-    where, *rest = location
+    where, *rest = location or ("body",)
     if where == "header":
         return str(rest[0]).replace("_", "-").title()
-    name = ".".join(str(part) for part in rest) or str(where)
+    parts = rest if where in ("query", "path", "body") and rest else location or ("body",)
+    name = ".".join(str(part) for part in parts)
     return name[:100].encode("utf-8", "replace").decode()  # an unknown field's name is the caller's own text
 
 
@@ -118,6 +122,12 @@ def _http(_: Request, error: Exception) -> JSONResponse:
     codes = {404: "not_found", 405: "method_not_allowed", 400: "invalid_body"}
     code, headers = codes.get(error.status_code, "http_error"), dict(error.headers) if error.headers else None
     return Problem(error.status_code, code, str(error.detail), headers=headers).answer()
+
+
+def _store_away(_: Request, error: Exception) -> JSONResponse:
+    print(f"job store: {one_line(error)}", file=sys.stderr, flush=True)
+    words = "the job store does not answer; try again"
+    return Problem(503, "store_unavailable", words, headers={"Retry-After": "2"}).answer()
 
 
 def _defect(_: Request, __: Exception) -> JSONResponse:

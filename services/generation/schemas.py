@@ -15,13 +15,22 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from ovi import storage
 from ovi.config import Sampling
+from ovi.diffusion import sizes
 from ovi.errors import OviError
-from services.generation.jobs import Job
+from services.generation.jobs import PRIORITIES
+from services.generation.table import Job
 
 SERVED = "service.json"  # in the bundle
 MAX_TEXT = 4000  # characters of a prompt
 MAX_STEPS = 200
 MAX_SEED = 2**63 - 1
+MAX_ASPECT = 4  # of a picture's sides
+
+
+# What a job has that waited while the service was updated from a version without these.
+EARLIER: dict[str, Any] = {
+    "pinned": True, "image": False, "wanted_size": None, "guidance_until": 1.0, "stride": 1, "release_noise": False,
+}  # fmt: skip
 
 
 class Strict(BaseModel):
@@ -66,8 +75,14 @@ class VideoRequest(Strict):
     solver: Literal["unipc", "dpm++", "euler"] | None = None
     guidance: Guidance = Guidance()
     negative_prompt: NegativePrompt = NegativePrompt()
+    guidance_until: float | None = Field(default=None, ge=0.0, le=1.0, description="Lossy: share of guided steps.")
+    stride: int | None = Field(default=None, ge=1, le=10, description="Lossy: ask the network every n-th step.")
     seconds: Annotated[int, BeforeValidator(_whole_seconds)] | None = Field(default=None, ge=1, description="Whole.")
-    size: str | None = Field(default=None, pattern="^[0-9]{1,5}x[0-9]{1,5}$", description="Width x height, as 704x704.")
+    size: str | None = Field(
+        default=None, pattern="^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$",
+        description="Width x height, as 1280x704; scaled to the model's area. The answer says what it became.",
+    )  # fmt: skip
+    priority: Literal["interactive", "batch"] = Field(default="interactive", description="Batch waits for the others.")
 
 
 class Served(BaseModel):
@@ -81,9 +96,17 @@ class Served(BaseModel):
     frames: int
     fps: int
     sample_rate: int
+    area: int  # pixels the model was made for
+    multiple: int  # of which sides are
+    version: str | None  # of a released model
+    max_tokens: int  # of a prompt
+    tokenizer: str | None  # its file beside the model; None: bytes are tokens
+    memory: int  # bytes that sampling takes
     sampling: Sampling
     queue: int  # jobs that may wait
     workers: int
+    retention_s: float  # from its end until a job and its clip are forgotten
+    origin: dict[str, str] = {}  # where model and code come from, for the manifest
 
     @classmethod
     def read(cls, bundle: Path) -> Served:
@@ -110,18 +133,21 @@ class Refused(ValueError):
         self.field = field
 
 
-def resolve(request: VideoRequest, served: Served) -> dict[str, Any]:
-    """Every value the worker needs, defaults filled in, as plain JSON. Raises Refused."""
+def resolve(request: VideoRequest, served: Served, image: tuple[int, int] | None = None) -> dict[str, Any]:
+    """Every value the worker needs, defaults filled in, as plain JSON. `image`: (height, width). Raises Refused."""
     if request.model not in (None, served.model):
         raise Refused("model", f"this service has the model {served.model!r} only")
-    if request.size not in (None, served.size):
-        raise Refused("size", f"this model makes {served.size} only")
     if request.seconds not in (None, served.whole_seconds):
         raise Refused("seconds", f"this model makes {served.whole_seconds} s only")
     defaults, guidance, negative = served.sampling, request.guidance, request.negative_prompt
+    wanted = _wanted(request.size)
+    height, width = _size(wanted, image, served)
     return {
         "model": served.model,
+        "pinned": request.model is not None,
+        "digest": served.digest,
         "prompt": request.prompt,
+        "image": image is not None,
         "seed": secrets.randbelow(2**31) if request.seed is None else request.seed,
         "steps": _or(request.steps, defaults.steps),
         "shift": _or(request.shift, defaults.shift),
@@ -135,7 +161,11 @@ def resolve(request: VideoRequest, served: Served) -> dict[str, Any]:
             "audio": _or(negative.audio, defaults.negative_audio),
         },
         "skip_layer": defaults.skip_layer,
-        "size": served.size,
+        "guidance_until": _or(request.guidance_until, defaults.guidance_until),
+        "stride": _or(request.stride, defaults.stride),
+        "release_noise": defaults.release_noise,
+        "wanted_size": wanted and list(wanted),  # (height, width) as the caller wrote it
+        "size": f"{width}x{height}",
         "frames": served.frames,
         "fps": served.fps,
         "sample_rate": served.sample_rate,
@@ -143,9 +173,27 @@ def resolve(request: VideoRequest, served: Served) -> dict[str, Any]:
     }
 
 
-def fingerprint(request: VideoRequest) -> str:
+def _wanted(size: str | None) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    width, height = map(int, size.split("x"))
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise Refused("size", f"one side of {size} is more than {MAX_ASPECT} times the other")
+    return height, width
+
+
+def _size(wanted: tuple[int, int] | None, image: tuple[int, int] | None, served: Served) -> tuple[int, int]:
+    """(height, width) that the sampler will make of it."""
+    if wanted is not None:
+        return sizes.snap(*wanted, served.area, served.multiple)
+    if image is not None and served.version:
+        return sizes.image_size(*image, served.area)
+    return served.height, served.width
+
+
+def fingerprint(request: VideoRequest, image: bytes | None = None) -> str:
     """Equal for equal bodies; what an idempotency key is checked against."""
-    return hashlib.sha256(request.model_dump_json().encode()).hexdigest()
+    return hashlib.sha256(request.model_dump_json().encode() + b"\0" + (image or b"")).hexdigest()
 
 
 class JobError(BaseModel):
@@ -165,6 +213,8 @@ class VideoJob(BaseModel):
     step: int
     steps: int
     queue_position: int | None = Field(description="1 runs next; null when not waiting.")
+    eta_s: float | None = Field(description="Seconds until it is done, by the pace of the last jobs; null if unknown.")
+    priority: Literal["interactive", "batch"]
     prompt: str
     seed: int
     size: str
@@ -172,9 +222,11 @@ class VideoJob(BaseModel):
     created_at: int
     started_at: int | None
     completed_at: int | None
+    expires_at: int | None = Field(description="When the job and its clip will be forgotten.")
     cancel_requested: bool
     attempt: int
-    effective: dict[str, Any]
+    effective: dict[str, Any] = Field(description="The request with every default filled in.")
+    ran: dict[str, Any] | None = Field(description="What really ran: size, frames, solver, attention, path, seconds...")
     timings: dict[str, float] | None
     error: JobError | None
     sha256: str | None
@@ -189,16 +241,18 @@ class VideoList(BaseModel):
     has_more: bool
 
 
-def view(job: Job, position: int | None) -> VideoJob:
+def view(job: Job, position: int | None, eta_s: float | None) -> VideoJob:
     """The job as clients see it; `position` is its place in the queue."""
     effective = job.effective
+    priority = next(name for name, number in PRIORITIES.items() if number == job.priority)
     return VideoJob(
         id=job.id, model=effective["model"], status=job.status, progress=100 * job.step // job.steps,  # type: ignore[arg-type]
-        step=job.step, steps=job.steps, queue_position=position, prompt=effective["prompt"], seed=effective["seed"],
-        size=effective["size"], seconds=str(effective["frames"] // effective["fps"]), created_at=int(job.created_at),
-        started_at=_whole(job.started_at), completed_at=_whole(job.completed_at),
-        cancel_requested=bool(job.cancel_requested), attempt=job.attempt, effective=effective, timings=job.timings,
-        error=job.error, sha256=job.sha256, bytes=job.bytes,  # type: ignore[arg-type]
+        step=job.step, steps=job.steps, queue_position=position, eta_s=eta_s, priority=priority,  # type: ignore[arg-type]
+        prompt=effective["prompt"], seed=effective["seed"], size=effective["size"],
+        seconds=str(effective["frames"] // effective["fps"]), created_at=int(job.created_at),
+        started_at=_whole(job.started_at), completed_at=_whole(job.completed_at), expires_at=_whole(job.expires_at),
+        cancel_requested=bool(job.cancel_requested), attempt=job.attempt, effective=effective, ran=job.ran,
+        timings=job.timings, error=job.error, sha256=job.sha256, bytes=job.bytes,  # type: ignore[arg-type]
     )  # fmt: skip
 
 

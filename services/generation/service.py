@@ -1,8 +1,8 @@
 """The Bento: the HTTP interface mounted in a BentoML service, which serves the model that lies beside it in the bundle.
 
-State, the jobs and the clips, is kept in the folder OVI_SERVICE_STATE names; one service a folder. /livez and /readyz
-are BentoML's: ready means that a worker has its model loaded and warm. There is no authentication yet: bind it to
-loopback or put a gateway before it. BentoML imports this module in every one of its processes, so it imports little.
+What it keeps is where the OVI_SERVICE_* variables say (`places`); one service a state folder. /livez and /readyz are
+BentoML's: ready means that a worker has its model loaded and warm, and that the service is not about to end.
+BentoML imports this module in every one of its processes, so it imports little.
 Try it: `ovi serve`, or `bentoml serve` with the folder of a built Bento.
 """
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from services.generation.server import Server
 
-STATE = "OVI_SERVICE_STATE"
-
 _running: list[Server] = []
 
 
@@ -36,12 +34,18 @@ class Generation:
     """One per server process."""
 
     def __init__(self) -> None:
+        from services.generation.places import STATE, Places
         from services.generation.server import Server
 
-        _running[:] = [Server(Path(os.environ.get(STATE) or _default_state()).absolute())]
+        state = None if os.environ.get(STATE) else _default_state()
+        _running[:] = [Server(Places.read(state))]
+
+    @bentoml.on_startup
+    async def listen(self) -> None:
+        _running[0].hear_the_end()
 
     def __is_ready__(self) -> bool:
-        return _running[0].workers.ready()
+        return _running[0].ready()
 
     @bentoml.on_shutdown
     def drain(self) -> None:

@@ -32,11 +32,11 @@ RECALL_S = 5.0  # how long giving it back may take
 
 
 class Supervisor:
-    """`workers` sampler processes for the bundle and the state folder."""
+    """`workers` sampler processes for the bundle and the state folder; `replica` begins their names in the table."""
 
-    def __init__(self, bundle: Path, state: Path, jobs: JobStore, workers: int) -> None:
-        words = ["--bundle", str(bundle), "--state", str(state), "--threads", str(_threads(workers))]
-        self._slots = [_Slot(f"worker-{index}", words, jobs) for index in range(workers)]
+    def __init__(self, bundle: Path, state: Path, jobs: JobStore, workers: int, replica: str = "") -> None:
+        words = ["--state", str(state), "--threads", str(_threads(workers))]
+        self._slots = [_Slot(f"worker-{index}", replica, bundle, words, jobs) for index in range(workers)]
 
     def start(self) -> None:
         for slot in self._slots:
@@ -48,7 +48,15 @@ class Supervisor:
             slot.wake()
 
     def states(self) -> list[dict[str, Any]]:
-        return [{"name": slot.name, "state": slot.state, "restarts": slot.restarts} for slot in self._slots]
+        return [
+            {"name": slot.name, "state": slot.state, "restarts": slot.restarts, "memory": slot.memory}
+            for slot in self._slots
+        ]
+
+    def swap(self, bundle: Path) -> None:
+        """From now on workers serve this bundle; each changes over when it has finished the job in hand."""
+        for slot in self._slots:
+            slot.swap(bundle)
 
     def ready(self) -> bool:
         """At least one worker has its model loaded and warm."""
@@ -82,17 +90,19 @@ def _threads(workers: int) -> int:
 class _Slot(threading.Thread):
     """One place for a worker: a thread that starts a process, listens to it, and starts the next when it ends."""
 
-    def __init__(self, name: str, words: list[str], jobs: JobStore) -> None:
+    def __init__(self, name: str, replica: str, bundle: Path, words: list[str], jobs: JobStore) -> None:
         super().__init__(name=name, daemon=True)
         self.state, self.restarts = "starting", 0
-        self._words, self._jobs = words, jobs
+        self.memory: dict[str, int] = {}  # bytes, as the worker last said
+        self._replica, self._bundle, self._words, self._jobs = replica, bundle, words, jobs
+        self._swapped = False
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
 
     def run(self) -> None:
         failures = 0
         while not self._stopping.is_set():
-            owner = f"{self.name}-{secrets.token_hex(8)}"
+            owner = f"{self._replica}/{self.name}-{secrets.token_hex(8)}"
             began = time.monotonic()
             try:
                 self._live(owner)
@@ -101,6 +111,9 @@ class _Slot(threading.Thread):
                 traceback.print_exc()
             if self._stopping.is_set():
                 break
+            if self._swapped:
+                failures, self._swapped = 0, False
+                continue
             failures = 0 if time.monotonic() - began > SETTLED_S else failures
             self.state = "waiting"
             self._stopping.wait(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
@@ -118,6 +131,10 @@ class _Slot(threading.Thread):
         self._stopping.set()
         self._signal(signal.SIGTERM if self.state == "ready" else signal.SIGKILL)  # one that loads has no job yet
 
+    def swap(self, bundle: Path) -> None:
+        self._bundle, self._swapped = bundle, True
+        self._signal(signal.SIGTERM if self.state == "ready" else signal.SIGKILL)
+
     def recall(self) -> None:
         process = self._process
         if process is not None and process.stdin is not None:
@@ -129,7 +146,8 @@ class _Slot(threading.Thread):
 
     def _live(self, owner: str) -> None:
         """One process from start to end."""
-        command = [sys.executable, "-m", "services.generation.worker", *self._words, "--name", owner]
+        command = [sys.executable, "-m", "services.generation.worker", "--bundle", str(self._bundle), *self._words]
+        command += ["--name", owner]
         path = os.pathsep.join(part for part in (str(SOURCE), os.environ.get("PYTHONPATH")) if part)
         self.state = "starting"
         process = subprocess.Popen(
@@ -160,8 +178,10 @@ class _Slot(threading.Thread):
                 if not data:
                     return
                 *lines, rest = (rest + data).split(b"\n")
-                if any(json.loads(line)["event"] == "ready" for line in lines):
-                    self.state = "ready"
+                for said in map(json.loads, lines):
+                    self.memory = said["memory"]
+                    if said["event"] == "ready":
+                        self.state = "ready"
         print(f"{self.name}: silent for {SILENCE_S:.0f} s, replaced", file=sys.stderr, flush=True)
 
     def _signal(self, number: signal.Signals) -> None:

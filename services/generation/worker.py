@@ -9,6 +9,7 @@ Try it: `python -m services.generation.worker --bundle BENTO/src --state /tmp/st
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import select
@@ -17,22 +18,23 @@ import sys
 import threading
 import time
 import traceback
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import psutil
 from sqlalchemy.exc import OperationalError
 
-from ovi import storage
+from ovi.config import Runtime
 from ovi.errors import OviError, one_line
-from services.generation.jobs import Job, JobStore, LeaseLost
+from services.generation.jobs import MAX_ATTEMPTS, JobStore, LeaseLost
+from services.generation.making import Making, request
+from services.generation.places import Places
 from services.generation.results import ResultStore
-from services.generation.schemas import Served, VideoRequest, resolve
+from services.generation.schemas import EARLIER, Served, VideoRequest, resolve
+from services.generation.table import Job
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from ovi.diffusion.request import Request
     from ovi.diffusion.sampler import Sampler
 
 BEAT_S = 1.0  # between two signs of life, and two renewals of a lease
@@ -82,20 +84,25 @@ class Control:
 class Worker:
     """Takes one job after the other until told to stop."""
 
-    def __init__(self, name: str, state: Path, served: Served, sampler: Sampler, control: Control) -> None:
-        self._name, self._model, self._sampler, self._control = name, served.model, sampler, control
-        self._jobs, self._results = JobStore.in_folder(state), ResultStore(state / "results")
+    def __init__(self, name: str, places: Places, served: Served, sampler: Sampler, control: Control) -> None:
+        self._name, self._served, self._control = name, served, control
+        self._jobs, self._results = JobStore(places.database, served.retention_s), ResultStore(places.results)
+        self._making = Making(sampler, served, self._results)
         self._lease: Job | None = None
 
     def run(self) -> None:
         threading.Thread(target=self._keep_lease, daemon=True).start()
         while not self._control.draining:
-            job = self._jobs.claim(self._name)
+            try:
+                job = self._jobs.claim(self._name)
+            except OperationalError as error:  # the database is away; it comes back, or we are replaced
+                print(f"{self._name}: {one_line(error)}", file=sys.stderr, flush=True)
+                job = None
             if job is None:
                 self._control.wait(IDLE_S)
                 continue
             self._lease = job
-            self._one(job)
+            self._one(dataclasses.replace(job, effective=EARLIER | job.effective))
             self._lease = None
 
     def _keep_lease(self) -> None:
@@ -110,9 +117,11 @@ class Worker:
     def _one(self, job: Job) -> None:
         """Every way a job can end. What is not listed here ends the process, and the job runs again in a fresh one."""
         try:
-            if job.effective["model"] != self._model:
+            if job.effective["pinned"] and job.effective["model"] != self._served.model:
                 raise OviError("the model this job was queued for is no longer served; submit it again")
-            self._generate(job)
+            image = self._jobs.attachment(job.id, "image") if job.effective["image"] else None
+            made = self._making.run(job, image, lambda step, preview: self._look_up(job, step, preview))
+            self._jobs.complete(job, made.sha256, made.size, made.seconds, made.ran)
         except Cancelled:
             with suppress(LeaseLost):
                 self._jobs.stop(job)
@@ -122,50 +131,24 @@ class Worker:
             self._forget(job)
         except OviError as error:
             self._fail(job, "refused", one_line(error), retryable=False)
+        except OperationalError:
+            raise  # the lease runs out, and the job runs again
         except Exception as error:
             if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+                if job.attempt >= MAX_ATTEMPTS:
+                    message = "There is too little memory for this clip; ask for a smaller one."
+                    self._fail(job, "insufficient_memory", message, retryable=True)
                 raise  # what is left of this process is not worth trusting
             traceback.print_exc()
             message = "The generation failed; the service's log has the details."
             self._fail(job, "internal_error", message, retryable=True)
 
-    def _generate(self, job: Job) -> None:
-        clock = _Clock(queue=(job.started_at or job.created_at) - job.created_at)
-        with clock("text"):
-            plan = self._sampler.plan([request(job.effective)])
-        with clock("denoise"):
-            for step in self._sampler.run(plan):
-                self._look_up(job, step.index)
-        with clock("decode"):
-            sound = self._sampler.sounds(step)[0]
-        self._look_up(job, job.steps)
-        with clock("mux"):  # pictures are decoded while those before them are written
-            size, digest = self._write(job, self._sampler.frames(step), sound)
-        try:
-            self._jobs.complete(job, digest, size, clock.seconds)
-        except LeaseLost:
-            self._forget(job)
-
-    def _look_up(self, job: Job, step: int) -> None:
+    def _look_up(self, job: Job, step: int, preview: bytes | None) -> None:
         """Tells how far it is, hears whether to go on."""
-        if self._jobs.renew(job, step):
+        if self._jobs.renew(job, step, preview):
             raise Cancelled
         if self._control.recalled:
             raise Recalled
-
-    def _write(self, job: Job, frames: Iterable[Any], sound: Any) -> tuple[int, str]:
-        from ovi.media.encode import write_clip
-
-        path, effective = self._results.path(job.id), job.effective
-        try:
-            write_clip(
-                path, frames, effective["fps"], sound, effective["sample_rate"],
-                width=effective["display_pixels"],
-            )  # fmt: skip
-        except (OviError, OSError) as error:
-            print(f"{self._name}: {one_line(error)}", file=sys.stderr, flush=True)
-            raise OviError("the clip could not be stored; the service's log says why") from None
-        return path.stat().st_size, storage.sha256(path)
 
     def _fail(self, job: Job, code: str, message: str, retryable: bool) -> None:
         with suppress(LeaseLost):
@@ -177,18 +160,6 @@ class Worker:
             self._results.delete(job.id)
 
 
-def request(effective: dict[str, Any]) -> Request:
-    """The sampler's request for a job's resolved values."""
-    from ovi.diffusion.request import Request
-
-    guidance, negative = effective["guidance"], effective["negative_prompt"]
-    return Request(
-        prompt=effective["prompt"], seed=effective["seed"], steps=effective["steps"], shift=effective["shift"],
-        solver=effective["solver"], guidance_video=guidance["video"], guidance_audio=guidance["audio"],
-        skip_layer=effective["skip_layer"], negative_video=negative["video"], negative_audio=negative["audio"],
-    )  # fmt: skip
-
-
 def load_sampler(served: Served, model: Path, threads: int) -> Sampler:
     """The sampler with its model loaded and warm: one step and one decode have run, so no caller pays for set-up."""
     import torch
@@ -196,24 +167,11 @@ def load_sampler(served: Served, model: Path, threads: int) -> Sampler:
     from ovi.diffusion.sampler import Sampler
 
     torch.set_num_threads(threads)
-    sampler = Sampler.open(model)
+    sampler = Sampler.open(model, Runtime())
     trial = resolve(VideoRequest(prompt="warm", seed=0, steps=1), served)
     *_, last = sampler.run(sampler.plan([request(trial)]))
     sampler.decode(last)
     return sampler
-
-
-class _Clock:
-    """Seconds by stage."""
-
-    def __init__(self, **seconds: float) -> None:
-        self.seconds = {stage: round(value, 4) for stage, value in seconds.items()}
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        self.seconds[stage] = round(time.perf_counter() - began, 4)
 
 
 class _Voice:
@@ -223,15 +181,29 @@ class _Voice:
         self._line = os.fdopen(os.dup(1), "wb", buffering=0)
         os.dup2(2, 1)
 
+        self.loaded = False
+
     def say(self, event: str) -> None:
+        line = {"event": event, "memory": _memory(self.loaded)}
         with suppress(BrokenPipeError):
-            self._line.write(json.dumps({"event": event}).encode() + b"\n")
+            self._line.write(json.dumps(line).encode() + b"\n")
+
+
+def _memory(loaded: bool) -> dict[str, int]:
+    """Bytes this process holds, of the machine's memory and, once its model is loaded, of its GPU's."""
+    held = {"resident": psutil.Process().memory_info().rss}
+    if loaded:
+        import torch  # not before: another thread may be in the middle of importing it
+
+        if torch.cuda.is_available():
+            held["gpu"] = torch.cuda.memory_reserved()
+    return held
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="One sampler process of the service.")
     parser.add_argument("--bundle", type=Path, required=True, help="folder with service.json and model/")
-    parser.add_argument("--state", type=Path, required=True, help="folder of jobs and results")
+    parser.add_argument("--state", type=Path, required=True, help="the server's folder")
     parser.add_argument("--name", required=True, help="whose leases these are; never used twice")
     parser.add_argument("--threads", type=int, default=1)
     words = parser.parse_args()
@@ -240,9 +212,10 @@ def main() -> None:
     try:
         served = Served.read(words.bundle)
         sampler = load_sampler(served, words.bundle / "model", words.threads)
-        worker = Worker(words.name, words.state, served, sampler, control)
+        worker = Worker(words.name, Places.read(words.state), served, sampler, control)
     except OviError as error:
         sys.exit(f"{words.name}: {one_line(error)}")
+    voice.loaded = True
     voice.say("ready")
     worker.run()
     os._exit(0)  # everything is on disk; taking torch down in order takes longer than a restart may

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import uvicorn
 
+from services.generation.places import Places
 from services.generation.server import Server
 
 
 def main(bundle: str, state: str, port: str) -> None:
     signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn ends in order, then raises the signal once more
-    server = Server(Path(state), Path(bundle))
+    server = Server(Places.read(Path(state)), Path(bundle))
     uvicorn.run(server.app, host="127.0.0.1", port=int(port), log_level="warning")
     server.close()
 

@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 from httpx import Response
 
-from services.generation.api import Backend
+from services.generation.backend import Backend
 
 GOOD = {"prompt": "A red lamp blinks. <AUDCAP>Beeps.<ENDAUDCAP>", "seed": 7}
 
@@ -92,7 +92,15 @@ BAD: list[tuple[Any, str]] = [
     (GOOD | {"seconds": 8}, "seconds"),
     (GOOD | {"seconds": 0}, "seconds"),
     (GOOD | {"seconds": "five"}, "seconds"),
-    (GOOD | {"size": "1920x1080"}, "size"),
+    (GOOD | {"size": "5000x100"}, "size"),
+    (GOOD | {"size": "0x0"}, "size"),
+    (GOOD | {"size": "999999x2"}, "size"),
+    (GOOD | {"size": "http://169.254.169.254/"}, "size"),
+    (GOOD | {"stride": 0}, "stride"),
+    (GOOD | {"guidance_until": 1.5}, "guidance_until"),
+    (GOOD | {"priority": "now"}, "priority"),
+    (GOOD | {"webhook_url": "http://10.0.0.1/"}, "webhook_url"),
+    (GOOD | {"input_reference": "http://127.0.0.1/x.png"}, "input_reference"),
     (GOOD | {"size": "32"}, "size"),
     (GOOD | {"size": "../x"}, "size"),
     (GOOD | {"size": 32}, "size"),
@@ -117,17 +125,18 @@ def test_every_bad_field_is_named_at_once(client: TestClient) -> None:
 JSON = "application/json"
 BROKEN = {
     "cut": (b"{", JSON, 400),
-    "empty": (b"", JSON, 422),
+    "empty": (b"", JSON, 400),
     "null": (b"null", JSON, 422),
     "nan": (b'{"prompt": "a", "seed": NaN}', JSON, 422),
     "infinity": (b'{"prompt": "a", "shift": Infinity}', JSON, 422),
-    "surrogate": (b'{"prompt": "\\ud800"}', JSON, 422),
-    "surrogate key": (b'{"prompt": "a", "\\ud800": 1}', JSON, 422),
+    "surrogate": (b'{"prompt": "\\ud800"}', JSON, 400),
+    "surrogate key": (b'{"prompt": "a", "\\ud800": 1}', JSON, 400),
     "not utf-8": (b'{"prompt": "\xff\xfe"}', JSON, 400),
     "deep": (b"[" * 100_000, JSON, 400),
     "text": (b'{"prompt": "a"}', "text/plain", 415),
     "form": (b'{"prompt": "a"}', "application/x-www-form-urlencoded", 415),
-    "multipart": (b"--x\r\n", "multipart/form-data; boundary=x", 415),
+    "no multipart": (b"--x\r\n", "multipart/form-data; boundary=x", 422),
+    "no boundary": (b"--x\r\n", "multipart/form-data", 400),
     "big": (b'{"prompt": "' + b"a" * (1 << 20) + b'"}', JSON, 413),
 }
 
@@ -202,7 +211,7 @@ def test_content_comes_whole_or_in_parts(client: TestClient, backend: Backend) -
     assert whole.content == bytes(range(256)) * 40
     assert whole.headers["content-type"] == "video/mp4"
     assert whole.headers["accept-ranges"] == "bytes"
-    assert whole.headers["etag"] == '"' + "ab" * 32 + '"'
+    assert whole.headers["etag"] == '"' + "ab" * 32 + '-video"'
     part = client.get(f"/v1/videos/{job}/content", headers={"Range": "bytes=100-199"})
     assert part.status_code == 206
     assert part.content == whole.content[100:200]
@@ -245,11 +254,13 @@ def test_models_capacity_metrics_and_the_page(client: TestClient) -> None:
     (model,) = client.get("/v1/models").json()["data"]
     assert (model["id"], model["size"], model["seconds"], model["frames"]) == ("ovi:0123456789abcdef", "32x32", 5, 121)
     assert client.get("/v1/capacity").json() == {
-        "queue": {"waiting": 1, "running": 0, "bound": 3},
-        "workers": [{"name": "worker-0", "state": "starting", "restarts": 0}],
+        "queue": {"waiting": 1, "running": 0, "bound": 3, "by_priority": {"batch": 0, "interactive": 1}},
+        "workers": [{"name": "worker-0", "state": "starting", "restarts": 0, "memory": {}}],
+        "seconds_a_step": None,
+        "draining": False,
     }
     metrics = client.get("/metrics").text
-    assert "ovi_queue_depth 1.0" in metrics
+    assert 'ovi_queue_depth{priority="interactive"} 1.0' in metrics
     assert 'ovi_jobs{status="queued"} 1.0' in metrics
     assert "ovi_workers_up 0.0" in metrics
     page = client.get("/")
@@ -261,13 +272,14 @@ def test_models_capacity_metrics_and_the_page(client: TestClient) -> None:
 def test_the_schema_names_every_route(client: TestClient) -> None:
     schema = client.get("/openapi.json").json()
     assert set(schema["paths"]) == {
-        "/v1/videos", "/v1/videos/{video_id}", "/v1/videos/{video_id}/content", "/v1/videos/{video_id}/cancel",
+        "/v1/videos", "/v1/videos:validate", "/v1/videos/sync", "/v1/videos/{video_id}",
+        "/v1/videos/{video_id}/events", "/v1/videos/{video_id}/content", "/v1/videos/{video_id}/cancel",
         "/v1/models", "/v1/capacity",
     }  # fmt: skip
     assert json.dumps(schema).count("prompt") > 0
 
 
 def test_our_own_defect_is_a_problem_without_a_traceback(client: TestClient, backend: Backend) -> None:
-    backend.jobs._engine.dispose()
+    backend.jobs.close()
     backend.results.path("video_" + "0" * 32).parent.parent.joinpath("jobs.db").write_bytes(b"not a database" * 100)
     assert problem(client.get("/v1/videos"), 500)["error"]["code"] == "internal_error"

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
+import sqlalchemy as sql
 
+from ovi.errors import OviError
 from services.generation.jobs import (
-    FINAL,
     MAX_ATTEMPTS,
-    TRANSITIONS,
-    Job,
     JobStore,
     KeyConflict,
     LeaseLost,
     QueueFull,
 )
+from services.generation.table import Job
+
+
+@pytest.fixture
+def jobs(url: str) -> Iterator[JobStore]:
+    store = JobStore(url)
+    yield store
+    store.close()
+
 
 WORK = {"steps": 4, "prompt": "a lamp"}
 
@@ -195,115 +198,97 @@ def test_listing_goes_backwards_in_pages(jobs: JobStore) -> None:
 
 CRASH = """
 import os, sys
-from pathlib import Path
 from services.generation.jobs import JobStore
-store = JobStore.in_folder(Path(sys.argv[1]))
+store = JobStore(sys.argv[1])
 for index in range(3):
     job, _ = store.submit({"steps": 4}, bound=9)
     print(job.id, flush=True)
-store.claim("gone")
+store.claim("gone/worker-0")
 os.kill(os.getpid(), 9)
 """
 
 
-def test_what_was_acknowledged_is_there_after_kill_9(tmp_path: Path) -> None:
-    ended = subprocess.run([sys.executable, "-c", CRASH, str(tmp_path)], capture_output=True, text=True, check=False)
-    assert ended.returncode == -9
-    store = JobStore.in_folder(tmp_path)
+def test_what_was_acknowledged_is_there_after_kill_9(url: str) -> None:
+    ended = subprocess.run([sys.executable, "-c", CRASH, url], capture_output=True, text=True, check=False)
+    assert ended.returncode == -9, ended.stderr
+    store = JobStore(url)
     states = {job.id: job.status for job in store.newest(9)}
     first, *others = ended.stdout.split()
     assert states == {first: "in_progress"} | dict.fromkeys(others, "queued")
-    assert store.reap(everything=True) == 1
+    assert store.lost("gon_/") == 0
+    assert store.lost("gone/") == 1
     assert store.get(first).status == "queued"  # type: ignore[union-attr]
     store.close()
 
 
-class JobMachine(RuleBasedStateMachine):
-    """Random lives of jobs against what the documentation promises."""
-
-    jobs: Bundle[str] = Bundle("jobs")
-    leases: Bundle[Job] = Bundle("leases")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.folder = tempfile.TemporaryDirectory()
-        self.store = JobStore(f"sqlite:///{self.folder.name}/jobs.db")
-        self.seen: dict[str, str] = {}
-        self.owners = 0
-
-    def teardown(self) -> None:
-        self.store.close()
-        self.folder.cleanup()
-
-    @rule(target=jobs)
-    def submit(self) -> Any:
-        try:
-            return self.store.submit(WORK, bound=3)[0].id
-        except QueueFull:
-            return multiple()
-
-    @rule(target=leases)
-    def claim(self) -> Any:
-        self.owners += 1
-        waiting = [job for job in self.store.newest(99) if job.status == "queued"]
-        lease = self.store.claim(f"owner-{self.owners}")
-        assert (lease is None) == (not waiting)
-        if lease is None:
-            return multiple()
-        assert lease.id == min(waiting, key=lambda job: job.number).id
-        return lease
-
-    def _word(self, lease: Job, action: Any) -> None:
-        """Whatever an owner says is heard exactly while the lease is theirs."""
-        now = self.store.get(lease.id)
-        assert now is not None
-        held = now.status == "in_progress" and (now.owner, now.attempt) == (lease.owner, lease.attempt)
-        try:
-            action()
-            assert held
-        except LeaseLost:
-            assert not held
-
-    @rule(lease=leases, step=st.integers(0, 4))
-    def renew(self, lease: Job, step: int) -> None:
-        self._word(lease, lambda: self.store.renew(lease, step))
-
-    @rule(lease=leases)
-    def complete(self, lease: Job) -> None:
-        self._word(lease, lambda: self.store.complete(lease, "0" * 64, 1, {}))
-
-    @rule(lease=leases)
-    def fail(self, lease: Job) -> None:
-        self._word(lease, lambda: self.store.fail(lease, "code", "message", False))
-
-    @rule(lease=leases)
-    def release(self, lease: Job) -> None:
-        self.store.release(lease)
-
-    @rule(lease=leases)
-    def lose(self, lease: Job) -> None:
-        assert lease.owner is not None
-        self.store.lost(lease.owner)
-
-    @rule(job=jobs)
-    def cancel(self, job: str) -> None:
-        before, after = self.store.get(job), self.store.cancel(job)
-        assert before is not None
-        assert after is not None
-        if before.status == "queued":
-            assert after.status == "cancelled"
-
-    @invariant()
-    def every_move_is_on_the_map(self) -> None:
-        for job in self.store.newest(99):
-            status = self.seen.get(job.id, "queued")
-            assert status == job.status or (status, job.status) in TRANSITIONS
-            assert status not in FINAL or job.status == status
-            assert job.attempt <= MAX_ATTEMPTS
-            assert (job.owner is None) == (job.status != "in_progress")
-            assert (job.completed_at is None) == (job.status not in FINAL)
-            self.seen[job.id] = job.status
+def test_the_more_urgent_job_runs_first(jobs: JobStore) -> None:
+    patient, urgent, late = (jobs.submit(WORK, bound=9, priority=priority)[0] for priority in (0, 1, 1))
+    assert [jobs.position(job) for job in (patient, urgent, late)] == [3, 1, 2]
+    assert [jobs.claim("a").id for _ in range(3)] == [urgent.id, late.id, patient.id]  # type: ignore[union-attr]
 
 
-TestJobMachine = JobMachine.TestCase
-TestJobMachine.settings = settings(max_examples=15, stateful_step_count=20, deadline=None)
+def test_a_tenant_has_its_own_keys_limit_and_list(jobs: JobStore) -> None:
+    mine, _ = jobs.submit(WORK, bound=9, fingerprint="f", idempotency_key="k", tenant="me", concurrency=1)
+    theirs, created = jobs.submit(WORK, bound=9, fingerprint="g", idempotency_key="k", tenant="you", concurrency=1)
+    assert created
+    with pytest.raises(QueueFull) as full:
+        jobs.submit(WORK, bound=9, tenant="me", concurrency=1)
+    assert full.value.code == "too_many_jobs"
+    assert [job.id for job in jobs.newest(9, tenant="you")] == [theirs.id]
+    jobs.cancel(mine.id)
+    jobs.submit(WORK, bound=9, tenant="me", concurrency=1)
+
+
+def test_pictures_travel_with_the_job_and_go_when_it_ends(jobs: JobStore) -> None:
+    job, _ = jobs.submit(WORK, bound=9, image=b"image")
+    lease = jobs.claim("a")
+    assert lease is not None
+    before = jobs.get(job.id).revision  # type: ignore[union-attr]
+    jobs.renew(lease, 1, b"one")
+    jobs.renew(lease, 2, b"two")
+    assert jobs.get(job.id).revision == before + 2  # type: ignore[union-attr]
+    assert (jobs.attachment(job.id, "image"), jobs.attachment(job.id, "preview")) == (b"image", b"two")
+    jobs.lost("a")
+    assert (jobs.attachment(job.id, "image"), jobs.attachment(job.id, "preview")) == (b"image", None)
+    lease = jobs.claim("b")
+    assert lease is not None
+    jobs.complete(lease, "0" * 64, 1, {"denoise": 2.0}, {"solver": "unipc"})
+    assert jobs.attachment(job.id, "image") is None
+    assert jobs.get(job.id).ran == {"solver": "unipc"}  # type: ignore[union-attr]
+    assert jobs.statistics()["seconds"] == {"denoise": 2.0}
+
+
+def test_ended_jobs_are_forgotten_when_their_time_is_over(url: str) -> None:
+    jobs = JobStore(url, retention_s=0.0)
+    waiting, ended = (jobs.submit(WORK, bound=9, idempotency_key=key)[0] for key in "ab")
+    jobs.cancel(ended.id)
+    time.sleep(0.01)
+    assert jobs.expire() == [ended.id]
+    assert jobs.expire() == []
+    assert [job.id for job in jobs.newest(9)] == [waiting.id]
+    jobs.close()
+
+
+def test_a_table_of_an_earlier_version_gets_its_new_columns(url: str) -> None:
+    jobs = JobStore(url)
+    old, _ = jobs.submit(WORK, bound=9)
+    engine = sql.create_engine(url)
+    with engine.begin() as db:
+        for index in ("ix_jobs_expires_at",):
+            db.exec_driver_sql(f"DROP INDEX {index}")
+        for column in ("tenant", "priority", "revision", "expires_at", "ran"):
+            db.exec_driver_sql(f"ALTER TABLE jobs DROP COLUMN {column}")
+    engine.dispose()
+    jobs.close()
+    again = JobStore(url)
+    lease = again.claim("a")
+    assert lease is not None
+    assert (lease.id, lease.tenant, lease.priority, lease.expires_at) == (old.id, "local", 0, None)
+    again.complete(lease, "0" * 64, 1, {})
+    again.close()
+
+
+def test_what_is_no_database_is_one_line() -> None:
+    for address in ("nonsense", "oracle9://x"):
+        with pytest.raises(OviError, match=r"service\.database"):
+            JobStore(address)

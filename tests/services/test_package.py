@@ -23,6 +23,7 @@ from ovi.progress import Silent
 from services.generation import clip as clips
 from services.generation.launch import launch
 from services.generation.package import package
+from services.generation.places import KEYS
 from tests.services.models import tiny_settings
 
 ROOT = Path(__file__).parents[2]
@@ -79,7 +80,9 @@ def test_what_is_not_a_package_is_refused(tmp_path: Path, hollow: Path) -> None:
     with pytest.raises(OviError, match="make one with `ovi package`"):
         launch(tmp_path, tmp_path / "state", "127.0.0.1", 0)
     with pytest.raises(OviError, match="cannot listen there"):
-        launch(hollow, tmp_path / "state", "192.0.2.1", 0)
+        launch(hollow, tmp_path / "state", "192.0.2.1", 0, {KEYS: "keys.json"})
+    with pytest.raises(OviError, match=r"service\.host: 0\.0\.0\.0: others could call .* `ovi key NAME`"):
+        launch(hollow, tmp_path / "state", "0.0.0.0", 0)
     (hollow / "bento" / "bento.yaml").unlink()
     with pytest.raises(OviError, match="its Bento is missing"):
         launch(hollow, tmp_path / "state", "127.0.0.1", 0)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.generation.results import ResultStore
+from services.generation.results import VARIANTS, ResultStore
 
 JOB, OTHER = f"video_{'0' * 32}", f"video_{'1' * 32}"
 
@@ -19,10 +19,11 @@ def test_only_a_job_id_is_a_name(tmp_path: Path, name: str) -> None:
 
 def test_sweeping_keeps_completed_clips_only(tmp_path: Path) -> None:
     results = ResultStore(tmp_path / "results")
-    for path in (results.path(JOB), results.path(OTHER), tmp_path / "results" / f".{JOB}.mp4.abc.mp4"):
+    kept = [results.path(JOB, variant) for variant in VARIANTS]
+    for path in (*kept, results.path(OTHER), tmp_path / "results" / f".{JOB}.mp4.abc.mp4"):
         path.write_bytes(b"x")
     assert results.sweep({JOB}) == 2
-    assert [path.name for path in (tmp_path / "results").iterdir()] == [f"{JOB}.mp4"]
+    assert set((tmp_path / "results").iterdir()) == set(kept)
     results.delete(JOB)
     results.delete(JOB)
     assert list((tmp_path / "results").iterdir()) == []

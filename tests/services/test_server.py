@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import io
+import json
 import os
 import signal
 import socket
@@ -15,12 +19,15 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from PIL import Image
 
 from ovi import storage
 from ovi.config import Settings
 from services.generation.clip import check
 from services.generation.jobs import JobStore
-from tests.services.models import lay_bundle
+from services.generation.schemas import EARLIER, Served
+from tests.services.models import lay_bundle, save_tiny_model
+from tests.services.test_uploads import picture
 
 PATIENCE_S = 240.0  # the machine may be busy; nothing here waits longer than it must
 ROOT = Path(__file__).parents[2]
@@ -30,14 +37,20 @@ LONG = WORK | {"steps": 60}
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory, settings: Settings, model: Path) -> Path:
-    return lay_bundle(tmp_path_factory.mktemp("bundle") / "bundle", model, settings)
+    """A link to the one that is served."""
+    folder = tmp_path_factory.mktemp("bundle")
+    lay_bundle(folder / "first", model, settings)
+    lay_bundle(folder / "second", save_tiny_model(folder / "other", settings, seed=1), settings)
+    (folder / "current").symlink_to("first")
+    return folder / "current"
 
 
 class Running:
     """A server process and a client for it; may be killed and started again on the same state."""
 
-    def __init__(self, bundle: Path, state: Path) -> None:
+    def __init__(self, bundle: Path, state: Path, **environment: str) -> None:
         self.bundle, self.state = bundle, state
+        self.environment = os.environ | {"OMP_NUM_THREADS": "1"} | environment
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -46,7 +59,7 @@ class Running:
 
     def start(self) -> None:
         words = [sys.executable, "-m", "tests.services.serve", str(self.bundle), str(self.state), str(self.port)]
-        self.process = subprocess.Popen(words, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        self.process = subprocess.Popen(words, cwd=ROOT, env=self.environment)
         wait(self.listening, "the server listens")
 
     def listening(self) -> bool:
@@ -128,6 +141,40 @@ def test_a_clip_is_as_promised_and_equal_requests_give_equal_bytes(
     assert (facts["frames"], facts["width"], facts["height"]) == (121, 64, 64)
     part = server.client.get(f"/v1/videos/{first}/content", headers={"Range": "bytes=4-7"})
     assert (part.status_code, part.content) == (206, b"ftyp")
+    ran, size = done["ran"], done["effective"]["size"]
+    assert (ran["size"], ran["frames"], ran["solver"], ran["seed"], ran["steps"]) == (size, 121, "unipc", 5, 4)
+    assert (ran["path"], ran["accelerators"], ran["truncated"]) == ("reference", [], False)
+    assert (ran["sha256"], ran["seconds"]) == (done["sha256"], done["timings"])
+    assert ran["prompt_tokens"] == len(WORK["prompt"]) + 1  # type: ignore[arg-type]
+    manifest = server.client.get(f"/v1/videos/{first}/content", params={"variant": "manifest"}).json()
+    assert manifest["ran"] == ran
+    for variant, about in manifest["files"].items():
+        file = server.client.get(f"/v1/videos/{first}/content", params={"variant": variant})
+        assert file.headers["content-type"] == about["media_type"]
+        assert hashlib.sha256(file.content).hexdigest() == about["sha256"]
+
+
+def test_a_first_frame_a_size_and_accelerators_are_really_used(server: Running) -> None:
+    files = {"image": ("a.png", picture(), "image/png")}
+    fields = {"prompt": "A lamp.", "seed": "5", "steps": "4", "size": "64x16", "stride": "2", "guidance_until": "0.5"}
+    shown = server.finish(server.client.post("/v1/videos", data=fields, files=files).json()["id"])
+    assert shown["status"] == "completed", shown
+    assert (shown["ran"]["image"], shown["ran"]["size"]) == (True, shown["size"])
+    assert shown["ran"]["accelerators"] == ["guidance_until=0.5", "stride=2"]
+    body = {"prompt": "A lamp.", "seed": 5, "steps": 4, "size": "64x16", "stride": 2, "guidance_until": 0.5}
+    without = server.finish(server.submit(body))
+    assert without["sha256"] not in (None, shown["sha256"])
+    assert not without["ran"]["image"]
+
+
+def test_a_running_job_shows_itself(server: Running) -> None:
+    job, shown = server.submit(LONG), ""
+    with server.client.stream("GET", f"/v1/videos/{job}/events") as answer:
+        for line in answer.iter_lines():
+            if line.startswith("data: ") and "data:image/jpeg" in line:
+                shown = json.loads(line.removeprefix("data: "))["image"]
+    preview = Image.open(io.BytesIO(base64.b64decode(shown.partition(",")[2])))
+    assert f"{preview.width}x{preview.height}" == server.look(job)["size"]
 
 
 def test_a_running_job_is_cancelled_at_its_next_step_and_the_worker_is_free(server: Running) -> None:
@@ -151,11 +198,14 @@ def test_deleting_a_running_job_stops_it_and_leaves_no_file(server: Running) -> 
 
 
 def test_a_job_queued_for_another_model_is_refused_in_words(server: Running) -> None:
-    effective = server.look(server.submit(WORK))["effective"] | {"model": "ovi:of-yesterday"}
+    effective = server.look(server.submit(WORK))["effective"] | {"model": "ovi:of-yesterday", "pinned": True}
     jobs = JobStore.in_folder(server.state)
     job, _ = jobs.submit(effective, bound=99)
+    known = server.look(server.submit(WORK))["effective"]
+    older, _ = jobs.submit({key: value for key, value in known.items() if key not in EARLIER}, bound=99)
     jobs.close()
     refused = server.finish(job.id)
+    assert server.finish(older.id)["status"] == "completed"
     assert (refused["status"], refused["error"]["code"]) == ("failed", "refused")
     assert "no longer served" in refused["error"]["message"]
 
@@ -185,6 +235,28 @@ def test_a_killed_server_takes_its_workers_along_and_loses_nothing(server: Runni
     for job in (running, waiting):
         done = server.finish(job)
         assert (done["status"], done["sha256"]) == ("completed", long_sha256)
+
+
+def test_a_newly_promoted_model_takes_over_between_jobs_and_can_be_rolled_back(server: Running) -> None:
+    def serve(name: str) -> str:
+        link = server.bundle.with_name("next")
+        link.symlink_to(name)
+        link.replace(server.bundle)
+        served = Served.read(server.bundle).model
+        wait(lambda: bool(server.client.get("/v1/models").json()["data"][0]["id"] == served), f"{served} is served")
+        return served
+
+    old = server.finish(server.submit(WORK))
+    running = server.submit(LONG | {"steps": 200})
+    server.reach(running, 1)
+    new = serve("second")
+    waiting, pinned = server.submit(WORK), server.submit(WORK | {"model": new})
+    assert server.finish(running)["ran"]["model"] == old["model"]
+    done = server.finish(waiting)
+    assert (done["ran"]["model"], server.finish(pinned)["status"]) == (new, "completed")
+    assert done["sha256"] != old["sha256"]
+    assert serve("first") == old["model"]
+    assert server.finish(server.submit(WORK))["sha256"] == old["sha256"]
 
 
 def test_sigterm_lets_the_running_job_finish_and_keeps_the_waiting_one(server: Running) -> None:

@@ -1,0 +1,179 @@
+"""One job becomes files: the clip, its sound, a thumbnail, and a manifest that says where they come from.
+
+It drives the sampler step by step and shows its caller each one, with a picture of the clip as it looks by then.
+It knows nothing of leases or processes. Try it: `pytest tests/services/test_server.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ovi import storage
+from ovi.errors import OviError, one_line
+from services.generation.results import VARIANTS, ResultStore
+from services.generation.schemas import Served
+from services.generation.table import Job
+
+if TYPE_CHECKING:
+    from ovi.diffusion.request import Request
+    from ovi.diffusion.sampler import Plan, Sampler, Step
+
+PREVIEW_S = 0.4  # between two previews, at least
+PREVIEW_SHARE = 0.02  # of the time may go into previews
+PREVIEW_SIDE = 320
+
+LookUp = Callable[[int, bytes | None], None]  # step reached and a picture of it; raises to stop
+
+
+@dataclass(frozen=True)
+class Made:
+    sha256: str  # of the clip
+    size: int  # its bytes
+    seconds: dict[str, float]  # by stage
+    ran: dict[str, Any]
+
+
+class Making:
+    """Makes the files of one job after the other."""
+
+    def __init__(self, sampler: Sampler, served: Served, results: ResultStore) -> None:
+        self.sampler, self._served, self.results = sampler, served, results
+
+    def run(self, job: Job, image: bytes | None, look_up: LookUp) -> Made:
+        """Raises OviError for what the model cannot do, and whatever `look_up` raises."""
+        clock = _Clock(queue=(job.started_at or job.created_at) - job.created_at)
+        wanted, previews = request(job.effective, image), _Previews(self.sampler)
+        with clock("text"):
+            plan = self.sampler.plan([wanted])
+        with clock("denoise"):
+            for step in self.sampler.run(plan):
+                look_up(step.index, previews.of(step))
+        with clock("decode"):
+            sound = self.sampler.sounds(step)[0]
+        look_up(job.steps, None)
+        with clock("mux"):  # pictures are decoded while those before them are written
+            self._write(job, self.sampler.frames(step), sound)
+        path = self.results.path(job.id)
+        digest, size = storage.sha256(path), path.stat().st_size
+        ran = self._ran(plan, wanted) | {"seconds": clock.seconds, "sha256": digest}
+        self._write_manifest(job, ran)
+        return Made(digest, size, clock.seconds, ran)
+
+    def _write(self, job: Job, frames: Iterable[NDArray[np.uint8]], sound: NDArray[np.float32]) -> None:
+        from ovi.media.encode import write_clip, write_m4a, write_png
+
+        effective, middle = job.effective, _Kept(frames, job.effective["frames"] // 2)
+        try:
+            write_clip(
+                self.results.path(job.id), middle, effective["fps"], sound, effective["sample_rate"],
+                width=effective["display_pixels"],
+            )  # fmt: skip
+            write_m4a(self.results.path(job.id, "audio"), sound, effective["sample_rate"])
+            write_png(self.results.path(job.id, "thumbnail"), middle.kept)
+        except (OviError, OSError) as error:
+            print(f"{job.id}: {one_line(error)}", file=sys.stderr, flush=True)
+            raise OviError("the clip could not be stored; the service's log says why") from None
+
+    def _ran(self, plan: Plan, wanted: Request) -> dict[str, Any]:
+        from ovi.models import kernels
+
+        sampler, (height, width) = self.sampler, plan.size
+        encoder = sampler.model.text_encoder
+        return {
+            "model": self._served.model, "digest": self._served.digest, "size": f"{width}x{height}",
+            "frames": sampler.model.clip.frames, "steps": wanted.steps, "solver": wanted.solver, "seed": wanted.seed,
+            "path": sampler.machine.path, "attention": kernels.in_use(), "device": sampler.machine.device.type,
+            "memory_mode": sampler.machine.mode, "accelerators": list(wanted.accelerators),
+            "prompt_tokens": len(encoder.tokens(plan.prompts[0])), "max_tokens": encoder.max_tokens,
+            "truncated": plan.truncated[0], "image": wanted.image is not None,
+        }  # fmt: skip
+
+    def _write_manifest(self, job: Job, ran: dict[str, Any]) -> None:
+        """Unsigned. It names the bytes, so whoever has the files can tell that they belong to it."""
+        files = {
+            variant: {"media_type": kind, "sha256": storage.sha256(self.results.path(job.id, variant))}
+            for variant, (_, kind) in VARIANTS.items()
+            if variant != "manifest"
+        }
+        manifest = {
+            "format": "ovi-provenance/1", "id": job.id, "made_by": "a generative model; nothing in it was recorded",
+            "created_at": int(job.created_at), "request": job.effective, "ran": ran, "files": files,
+            "origin": self._served.origin,
+        }  # fmt: skip
+        storage.write_json(self.results.path(job.id, "manifest"), manifest)
+
+
+def request(effective: dict[str, Any], image: bytes | None = None) -> Request:
+    """The sampler's request for a job's resolved values."""
+    from ovi.diffusion.request import Request
+
+    guidance, negative, size = effective["guidance"], effective["negative_prompt"], effective["wanted_size"]
+    return Request(
+        prompt=effective["prompt"], seed=effective["seed"], steps=effective["steps"], shift=effective["shift"],
+        solver=effective["solver"], guidance_video=guidance["video"], guidance_audio=guidance["audio"],
+        skip_layer=effective["skip_layer"], negative_video=negative["video"], negative_audio=negative["audio"],
+        guidance_until=effective["guidance_until"], stride=effective["stride"],
+        release_noise=effective["release_noise"], size=None if size is None else (size[0], size[1]),
+        image=None if image is None else np.asarray(Image.open(io.BytesIO(image)).convert("RGB")),
+    )  # fmt: skip
+
+
+class _Previews:
+    """Pictures of a clip under way, so many that they take little of the time."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler, self._next = sampler, 0.0
+
+    def of(self, step: Step) -> bytes | None:
+        """The middle of the clip as JPEG; None when the last one is too fresh."""
+        began = time.monotonic()
+        if began < self._next:
+            return None
+        middle = step.estimate.shape[2] // 2
+        alone = dataclasses.replace(step, video=step.estimate[:, :, middle : middle + 1])
+        picture = Image.fromarray(next(iter(self._sampler.frames(alone)))[0])
+        picture.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
+        kept = io.BytesIO()
+        picture.save(kept, "JPEG", quality=80)
+        took = time.monotonic() - began
+        self._next = began + took + max(PREVIEW_S, took / PREVIEW_SHARE)
+        return kept.getvalue()
+
+
+class _Kept:
+    """Chunks of pictures as they pass by; one of them stays."""
+
+    def __init__(self, chunks: Iterable[NDArray[np.uint8]], index: int) -> None:
+        self._chunks, self._index = chunks, index
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        left = self._index
+        for chunk in self._chunks:
+            if 0 <= left < len(chunk):
+                self.kept = chunk[left].copy()
+            left -= len(chunk)
+            yield chunk
+
+
+class _Clock:
+    """Seconds by stage."""
+
+    def __init__(self, **seconds: float) -> None:
+        self.seconds = {stage: round(value, 4) for stage, value in seconds.items()}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds[stage] = round(time.perf_counter() - began, 4)
