@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ovi.evaluation import scores
+from ovi.evaluation import levels, scores, watching
 from ovi.evaluation.metric import NONE, Identity
 from ovi.media.audio import HALF_WIDTH
-from ovi.perception import asr, clap, panns, syncnet, vggish
+from ovi.perception import asr, clap, motion, panns, syncnet, vggish
 
 RESAMPLER = f"polyphase, Kaiser 8, {HALF_WIDTH} zero crossings"  # ovi.media.audio
 CENTRED = "mean of the channels, less its mean, before resampling"
@@ -21,7 +21,7 @@ UTTERANCES = "each generated clip against the speech of its prompt"
 
 _PANNS = Identity("", panns.METHOD, resampler=RESAMPLER, normaliser=CENTRED)
 _WER = Identity("word error rate", asr.METHOD, resampler=RESAMPLER)
-_LIPS = Identity("", syncnet.METHOD, resampler=RESAMPLER)
+_LIPS = Identity("", syncnet.METHOD, resampler=RESAMPLER, normaliser=watching.CROP)
 METRICS = {
     "fd_panns_cnn14_16k": replace(_PANNS, metric="Fréchet distance", protocol=f"{SETS}; features, one a clip"),
     "fd_vggish": Identity(
@@ -44,11 +44,34 @@ METRICS = {
     "desync_synchformer": Identity(
         "mean |offset| in s", "synchformer", resampler=RESAMPLER, protocol="first and last 14 segments; 21 classes"
     ),
-    "av_align": Identity("AV-Align", protocol="maxima of the mean flow; heard peaks look for seen ones, one frame"),
+    "av_align": Identity(
+        "AV-Align", watching.FLOW,
+        protocol=f"maxima of the mean flow; {watching.ONSETS}; a heard one looks for a seen one",
+    ),
     "javis_imagebind": Identity("JavisScore", "imagebind-huge", protocol="0.5 s windows, the 40 % that fit least"),
-    "temporal_flickering": Identity("temporal flickering", protocol="VBench"),
+    "temporal_flickering": Identity("temporal flickering", protocol="VBench; 1 = frozen"),
+    "motion_smoothness": Identity("motion smoothness", protocol="1 - mean change from a frame to its neighbours' mean"),
+    "motion": Identity("mean flow over 0.5 s in frame diagonals", motion.METHOD),
+    "loudness_lufs": Identity("integrated loudness in LUFS", protocol="ITU-R BS.1770-4, mono", resampler=RESAMPLER),
+    "silence_share": Identity("share of silence", protocol=f"stretches of 0.1 s below {levels.SILENT_DB:g} dB"),
+    "clipping_share": Identity("share of clipped samples", protocol=f"magnitude from {levels.FULL} on"),
+    "bandwidth_hz": Identity("bandwidth in Hz", protocol=f"{levels.INSIDE:.0%} of the energy lies below"),
     "dynamic_degree": Identity("dynamic degree", "raft-things", protocol="VBench"),
 }  # fmt: skip
+
+
+PAPER = {  # Table 2, Ovi's audio tower
+    "fd_panns_cnn14_16k": 18.03, "fd_vggish": 5.02, "is_panns_cnn14_16k": 11.20, "clap_laion_htsat": 0.224,
+    "wer_f5_tts": 0.035,
+}  # fmt: skip
+HIGHER = ("is_panns_cnn14_16k", "clap_laion_htsat", "lse_c", "av_align", "javis_imagebind", "motion_smoothness")
+LOWER = ("fd_panns_cnn14_16k", "fd_vggish", "kl_panns_cnn14_16k", "wer_seed_tts", "wer_f5_tts", "wer_whisper", "lse_d",
+         "desync_synchformer", "clipping_share")  # fmt: skip
+
+
+def better(name: str) -> int:
+    """1 where a higher value is better, -1 where a lower one is, 0 where it depends on what is shown."""
+    return (name in HIGHER) - (name in LOWER)
 
 
 def identity(name: str, weights: str = NONE) -> Identity:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ovi.evaluation import scores
+from ovi.evaluation import frechet, scores
+from ovi.evaluation.frechet import Moments
 
 Array = NDArray[np.float64]
 Counts = NDArray[np.integer]
@@ -27,11 +27,17 @@ class Evidence(Protocol):
     @property
     def clips(self) -> int: ...
 
+    def exact(self) -> float:
+        """The figure. Raises OviError where the clips are too few for it."""
+
     def value(self, counts: Counts) -> float:
         """The figure with clip i counted counts[i] >= 0 times; NaN where those leave nothing to compute it from."""
 
     def exchanged(self, other: Evidence, places: NDArray[np.bool_]) -> Evidence:
         """That with the clips at `places` taken from `other`, which is of the same clips and the same kind."""
+
+    def chosen(self, places: Counts) -> Evidence:
+        """That of some of the clips, in the order of `places`."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +45,23 @@ class Mean:
     """Sum of `values` over sum of `parts`: a mean where all parts are 1, a rate of errors where they are words."""
 
     values: Array  # [n]
-    parts: Array  # [n]
+    parts: Array  # [n], none of them zero
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Mean:
+    def of(cls, values: Sequence[float] | Array) -> Mean:
         return cls(np.asarray(values, np.float64), np.ones(len(values)))
 
     @property
     def clips(self) -> int:
         return len(self.values)
+
+    @property
+    def rates(self) -> Array:
+        """The figure of each clip alone."""
+        return self.values / self.parts
+
+    def exact(self) -> float:
+        return self.value(np.ones(self.clips, np.int64))
 
     def value(self, counts: Counts) -> float:
         total = float(counts @ self.parts)
@@ -57,47 +71,43 @@ class Mean:
         assert isinstance(other, Mean)
         return Mean(np.where(places, other.values, self.values), np.where(places, other.parts, self.parts))
 
+    def chosen(self, places: Counts) -> Mean:
+        return Mean(self.values[places], self.parts[places])
+
 
 @dataclass(frozen=True)
 class Frechet:
-    """Features of the clips and of the reference; a clip may own several rows."""
+    """Features of the clips and of the reference, float64; a clip may own several rows."""
 
-    features: NDArray[np.floating]  # [N, d]
-    owner: NDArray[np.integer]  # [N]: the clip of each row
-    reference: NDArray[np.floating]  # [M, d]
-    reference_owner: NDArray[np.integer]  # [M]
+    clips: int
+    features: Array  # [N, d]
+    owner: Counts  # [N]: the clip of each row
+    reference: Array  # [M, d]
+    reference_owner: Counts  # [M]
     reference_counts: Counts | None = None  # of the reference's clips; None: each once
-    clips: int = 0
+
+    def exact(self) -> float:
+        return frechet.distance(Moments.of(self.features), Moments.of(self.reference))
 
     def value(self, counts: Counts) -> float:
-        theirs = np.ones(len(self.reference)) if self.reference_counts is None else (
-            self.reference_counts[self.reference_owner].astype(np.float64)
-        )  # fmt: skip
-        return weighted_distance(self._rows, self._reference_rows, counts[self.owner].astype(np.float64), theirs)
+        count = int(self.reference_owner.max(initial=-1)) + 1
+        theirs: Counts = np.ones(count, np.int64) if self.reference_counts is None else self.reference_counts
+        return weighted_distance(self.features, self.reference, counts[self.owner], theirs[self.reference_owner])
 
     def exchanged(self, other: Evidence, places: NDArray[np.bool_]) -> Frechet:
         assert isinstance(other, Frechet)
         mine, theirs = ~places[self.owner], places[other.owner]
-        return replace(
-            self,
-            features=np.concatenate((self.features[mine], other.features[theirs])),
-            owner=np.concatenate((self.owner[mine], other.owner[theirs])),
-        )
+        features = np.concatenate((self.features[mine], other.features[theirs]))
+        return replace(self, features=features, owner=np.concatenate((self.owner[mine], other.owner[theirs])))
+
+    def chosen(self, places: Counts) -> Frechet:
+        rows = [np.flatnonzero(self.owner == place) for place in places]
+        owner = np.repeat(np.arange(len(rows)), [len(part) for part in rows])
+        return replace(self, clips=len(rows), features=self.features[np.concatenate(rows)], owner=owner)
 
     def against(self, reference_counts: Counts) -> Frechet:
         """With the reference's clips counted otherwise."""
-        again = replace(self, reference_counts=reference_counts)
-        for name in ("_rows", "_reference_rows"):
-            again.__dict__[name] = getattr(self, name)
-        return again
-
-    @cached_property
-    def _rows(self) -> Array:
-        return self.features.astype(np.float64)
-
-    @cached_property
-    def _reference_rows(self) -> Array:
-        return self.reference.astype(np.float64)
+        return replace(self, reference_counts=reference_counts)
 
 
 @dataclass(frozen=True)
@@ -110,6 +120,9 @@ class Inception:
     def clips(self) -> int:
         return len(self.logits)
 
+    def exact(self) -> float:
+        return scores.inception_score(self.logits)[0]
+
     def value(self, counts: Counts) -> float:
         drawn = self.logits[np.repeat(np.arange(len(counts)), counts)]
         return scores.inception_score(drawn)[0] if len(drawn) >= scores.SPLITS else float("nan")
@@ -118,8 +131,11 @@ class Inception:
         assert isinstance(other, Inception)
         return Inception(np.where(places[:, None], other.logits, self.logits))
 
+    def chosen(self, places: Counts) -> Inception:
+        return Inception(self.logits[places])
 
-def weighted_distance(one: Array, other: Array, weights: Array, other_weights: Array) -> float:
+
+def weighted_distance(one: Array, other: Array, weights: Counts, other_weights: Counts) -> float:
     """`frechet.distance` of rows [N, d] and [M, d] counted so often. NaN where a side counts fewer than two.
 
     With fewer rows than dimensions the singular values of the rows' products are as many, and much cheaper.
@@ -136,7 +152,7 @@ def weighted_distance(one: Array, other: Array, weights: Array, other_weights: A
     return float(np.square(mean - other_mean).sum() + spread - 2 * shared)
 
 
-def _scaled(rows: Array, weights: Array) -> tuple[Array, Array]:
+def _scaled(rows: Array, weights: Counts) -> tuple[Array, Array]:
     """The weighted mean [d], and rows whose products are the covariance."""
     seen = weights > 0
     rows, weights = rows[seen], weights[seen]

@@ -61,6 +61,18 @@ class Bar:
     note: str = ""
 
 
+@dataclass(frozen=True)
+class Span:
+    """A value with its interval on an axis of its own, and the single values behind it."""
+
+    label: str
+    note: str
+    value: float
+    low: float
+    high: float
+    values: Sequence[float]
+
+
 DOTS = 80  # above this many values dots hide each other
 
 
@@ -140,6 +152,27 @@ def interval(value: float, low: float, high: float, marks: dict[str, float], kin
     parts.append(f'<path class="span {kind}" d="M{axis(low):.1f} {y}H{max(axis(high), axis(low) + 1):.1f}"/>')
     parts.append(f'<circle class="fill {kind} ring" cx="{axis(value):.1f}" cy="{y}" r="6.5"/>')
     return svg(width, 72, parts)
+
+
+def spans(rows: Sequence[Span], width: float = WIDE) -> str:
+    """A line a value: its interval as a bar, single values as thin ticks; each row spans what it shows, not zero."""
+    label, step = 250.0, 44.0
+    parts = []
+    for index, row in enumerate(rows):
+        y = 20 + index * step
+        low, high = padded(min(row.low, row.value, *row.values), max(row.high, row.value, *row.values))
+        axis = Axis(low, high, label, width - 90)
+        parts.append(text(label - 14, y + 2, row.label, "name", "end"))
+        parts.append(text(label - 14, y + 17, row.note, "tick", "end"))
+        parts.append(f'<path class="axis" d="M{axis.start} {y}H{axis.end}"/>')
+        parts += [f'<path class="grid" d="M{axis(value):.1f} {y - 9}V{y + 9}"/>' for value in row.values]
+        parts.append(
+            f'<path class="span video" d="M{axis(row.low):.1f} {y}H{max(axis(row.high), axis(row.low) + 1):.1f}"/>'
+        )
+        parts.append(f'<circle class="fill video ring" cx="{axis(row.value):.1f}" cy="{y}" r="6"/>')
+        parts += [text(axis(end), y + 17, number(end), "tick", "middle") for end in dict.fromkeys((row.low, row.high))]
+        parts.append(text(axis.end + 12, y + 4, fixed(row.value), "value"))
+    return svg(width, 12 + step * len(rows), parts)
 
 
 def envelope(audio: NDArray[np.floating], columns: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

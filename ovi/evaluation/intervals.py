@@ -1,16 +1,16 @@
 """How sure a figure is: 95 % intervals by drawing clips again, each kind of figure by the method that covers it.
 
-Clips of one prompt are drawn together. A mean has a bias-corrected accelerated interval (Efron, 1987), its level widened
-for few prompts (Hesterberg, 2015). A Fréchet distance and an inception score are biased by the number of clips, and
-drawing again adds the same bias once more: the basic interval takes it off, so it is of the value that infinitely many
-clips would give, and the figure itself can lie outside. The percentile interval would hardly ever cover that value.
+Clips of one prompt are drawn together. A mean has a bias-corrected accelerated interval (Efron, 1987), its level
+widened for few prompts (Hesterberg, 2015). A Fréchet distance and an inception score are biased by the number of clips,
+and drawing again adds the same bias once more: the basic interval takes it off, so it is of the value that infinitely
+many clips would give, and the figure itself can lie outside. A percentile interval would hardly ever cover that one.
 Try it: `pytest tests/evaluation/test_intervals.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,32 +45,32 @@ def interval(evidence: Evidence, prompts: Sequence[str], seed: int, draws: int) 
     if groups.max(initial=-1) + 1 < FEWEST:
         raise OviError(f"an interval needs {FEWEST} prompts, there are {groups.max(initial=-1) + 1}")
     generator = np.random.default_rng([seed, 6])
-    once = np.ones(evidence.clips, np.int64)
     if isinstance(evidence, Mean):
-        rates = evidence.values / np.where(evidence.parts, evidence.parts, 1)
-        if np.ptp(rates) == 0:
+        if np.ptp(evidence.rates) == 0:
             raise OviError("all clips have one value, which shows no spread")
         return _of_mean(evidence, groups, generator, draws)
-    found = drawn(evidence, groups, generator, draws)
-    return basic(evidence.value(once), found)
+    found = basic(evidence.exact(), drawn([evidence], groups, generator, draws)[:, 0])
+    return replace(found, low=max(0.0, found.low), high=max(0.0, found.high))  # neither kind can be negative
 
 
 def basic(value: float, found: Array) -> Interval:
-    """The draws mirrored about the value, so that a bias which both have falls out; no distance is below zero."""
+    """The draws mirrored about the value, so that a bias which both have falls out."""
     low, high = np.quantile(found, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
-    return Interval(max(0.0, 2 * value - float(high)), max(0.0, 2 * value - float(low)), float(found.std()), "basic")
+    return Interval(2 * value - float(high), 2 * value - float(low), float(found.std()), "basic")
 
 
-def drawn(
-    evidence: Evidence, groups: NDArray[np.int64], generator: np.random.Generator, draws: int
-) -> Array:
-    """Values with whole groups of clips drawn again; of a Fréchet distance the reference's clips, too."""
-    values = np.empty(draws)
+def drawn(sides: Sequence[Evidence], groups: NDArray[np.int64], generator: np.random.Generator, draws: int) -> Array:
+    """Values [draws, sides] with whole groups of clips drawn again, the same for all sides, which are of one kind and
+    the same clips; of a Fréchet distance the reference's clips, too. Draws without a value are left out.
+    """
+    values = np.empty((draws, len(sides)))
     for at in range(draws):
-        counts = again(groups, generator)
-        side = _other_reference(evidence, generator) if isinstance(evidence, Frechet) else evidence
-        values[at] = side.value(counts)
-    return values[np.isfinite(values)]
+        counts, these = again(groups, generator), list(sides)
+        if isinstance(sides[0], Frechet):
+            theirs = again(np.arange(int(sides[0].reference_owner.max()) + 1), generator)
+            these = [side.against(theirs) for side in sides if isinstance(side, Frechet)]
+        values[at] = [side.value(counts) for side in these]
+    return values[np.isfinite(values).all(axis=1)]
 
 
 def again(groups: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
@@ -113,10 +113,3 @@ def _of_mean(evidence: Mean, groups: NDArray[np.int64], generator: np.random.Gen
     without_one = (values.sum() - values)[left > 0] / left[left > 0]
     low, high = bca(float(values.sum() / parts.sum()), found, without_one, widened(count))
     return Interval(low, high, float(found.std() * np.sqrt(count / (count - 1))), "bca")
-
-
-def _other_reference(evidence: Frechet, generator: np.random.Generator) -> Frechet:
-    count = int(evidence.reference_owner.max()) + 1
-    return evidence.against(np.bincount(generator.integers(count, size=count), minlength=count))
-
-

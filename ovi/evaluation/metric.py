@@ -9,10 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-
-import numpy as np
 
 from ovi.errors import OviError
 from ovi.evaluation.results import Results
@@ -57,15 +55,6 @@ class Score:
         if not math.isfinite(value):
             return cls(identity, None, n, n_failed, f"came out as {value}")
         return cls(identity, float(value), n, n_failed)
-
-    @classmethod
-    def mean(cls, identity: Identity, values: Sequence[float | None]) -> Score:
-        """The mean of the clips' values; None and what is not finite stand for a clip that failed."""
-        counted = [value for value in values if value is not None and math.isfinite(value)]
-        failed = len(values) - len(counted)
-        if not counted:
-            return cls(identity, None, 0, failed, "no clip could be scored" if values else "there are no clips")
-        return cls(identity, float(np.mean(counted)), len(counted), failed)
 
     def write(self, name: str, results: Results) -> None:
         """<name>, <name>/n and <name>/n_failed."""

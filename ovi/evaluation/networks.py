@@ -46,6 +46,11 @@ class Networks:
             return None
         return f"{NOT_APPLICABLE}no network is configured (evaluation.weights.{name})"
 
+    @property
+    def need_reference(self) -> bool:
+        """Whether a network is there that compares clips with real ones."""
+        return any(self.why_not(name) is None for name in ("panns", "vggish"))
+
     def get(self, name: str) -> Opened:
         """The network. Raises OviError when its file is missing, damaged or another network's."""
         if name not in self._opened:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 
@@ -51,6 +52,27 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     """Plain text cells; the second column is figures."""
     cells = "".join(_row("td", row) for row in rows)
     return f"<table><thead>{_row('th', head)}</thead><tbody>{cells}</tbody></table>"
+
+
+def sorting_table(
+    titles: Sequence[str], rows: Sequence[Sequence[str]], orders: Sequence[Sequence[int]], hints: Sequence[str]
+) -> str:
+    """A table that sorts by the title that is chosen. orders[c][r]: the place of row r in the order of column c."""
+    buttons = "".join(
+        f'<input type="radio" name="by" id="by{at}"{" checked" if at == 0 else ""}>' for at in range(len(titles))
+    )
+    rules = "".join(
+        f"#by{at}:checked~.rows>.row{{order:var(--o{at})}}#by{at}:checked~.heads>label[for=by{at}]{{color:var(--ink)}}"
+        for at in range(len(titles))
+    )
+    heads = "".join(f'<label for="by{at}">{escape(title)}</label>' for at, title in enumerate(titles))
+    lines = []
+    for at, (row, hint) in enumerate(zip(rows, hints, strict=True)):
+        places = ";".join(f"--o{column}:{order[at]}" for column, order in enumerate(orders))
+        cells = "".join(f"<span>{escape(cell)}</span>" for cell in row)
+        lines.append(f'<div class="row" style="{places}" title="{escape(hint)}">{cells}</div>')
+    return (f'<style>{rules}</style><div class="sorted" style="--columns:{len(titles)}">{buttons}'
+            f'<div class="heads">{heads}</div><div class="rows">{"".join(lines)}</div></div>')  # fmt: skip
 
 
 def clip(prompt: str, mp4: bytes, strip: bytes, waveform: bytes, under: str) -> str:

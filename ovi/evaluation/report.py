@@ -6,14 +6,15 @@ Try it: `ovi evaluate`, `ovi report --clip out/demo.mp4 --out out/report.html`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ovi import storage
 from ovi.config import Settings
 from ovi.errors import OviError
-from ovi.evaluation import figures, page, pictures
+from ovi.evaluation import figures, page, pictures, quality_page
 from ovi.evaluation.figures import Bar, Line, Row, fixed, number
 from ovi.evaluation.learning import Curve
 from ovi.evaluation.results import Results
@@ -25,6 +26,11 @@ NAMES = {
     "audio_pretrain": "Audio pretraining",
     "audio_finetune": "Audio fine-tuning",
     "fusion": "Fusion",
+}
+FIGURES = {
+    "rope_affinity": "Figure 2: rotary positions of sound against those of the picture; dots mark the most alike",
+    "attention": "Figure 3: where sound looks; the source is outlined",
+    "win_rates": "Figure 4: what people preferred",
 }
 PARTNERS = {"true": "own partner", "shuffled": "another clip's partner", "tower": "tower alone"}
 
@@ -52,13 +58,15 @@ class Facts:
 
 
 def build(
-    facts: Facts, results: Results, curves: Sequence[Curve], scenes: Sequence[SceneSync], samples: Sequence[Sample]
-) -> str:
-    """The page as HTML."""
+    facts: Facts, results: Results, curves: Sequence[Curve], scenes: Sequence[SceneSync], samples: Sequence[Sample],
+    about: Mapping[str, Any], drawn: Mapping[str, bytes],
+) -> str:  # fmt: skip
+    """The page as HTML; `about` is what report.json holds, `drawn` the paper's figures as PNG."""
     return page.page("Ovi: evaluation", "\n".join([
         _head(facts), page.FRONT, _tiles(results, scenes),
         *(_sync(scene, results) for scene in scenes), _missing_scenes(facts, results, scenes),
-        _learning(curves, results), _partners(results), _samples(samples), _all(results), _foot(facts),
+        quality_page.metrics(about), _learning(curves, results), _partners(results), _samples(samples),
+        quality_page.clips(about), _drawn(drawn), _all(results), _foot(facts),
     ]))  # fmt: skip
 
 
@@ -244,12 +252,17 @@ def _samples(samples: Sequence[Sample]) -> str:
     return page.section("Generated clips", page.words(text), f'<div class="stack">{shown}</div>')
 
 
+def _drawn(drawn: Mapping[str, bytes]) -> str:
+    cards = "".join(page.card(FIGURES[name], "", page.image(png, FIGURES[name])) for name, png in drawn.items())
+    return page.section("Figures of the paper", f'<div class="stack">{cards}</div>') if cards else ""
+
+
 def _all(results: Results) -> str:
-    figures_shown = [[name, _shown(results, name)] for name in sorted(results.values)]
+    figures_shown = [[name, _shown(results, name), results.notes.get(name, "")] for name in sorted(results.values)]
     nulls = [[name, "null", results.reasons[name]] for name in sorted(results.reasons)]
     text = f"{len(figures_shown)} figures; {len(nulls)} of them could not be computed and say why instead."
     why = page.table(["could not be computed", "", "why"], nulls) if nulls else ""
-    listed = page.table(["figure", "value"], figures_shown)
+    listed = page.table(["figure", "value", ""], figures_shown)
     full = f"<details><summary>All {len(figures_shown)} figures</summary>{listed}</details>"
     return page.section("Everything that was measured", page.words(text), why, full)
 

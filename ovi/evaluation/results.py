@@ -17,24 +17,32 @@ NOT_APPLICABLE = "not applicable: "  # the prefix of reasons that lie in the dat
 DIGITS = 6  # significant ones kept, so that the file does not change with the last bits of a sum
 
 
+def rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.{DIGITS}g}")
+
+
 @dataclass
 class Results:
     """Flat figures by slash-separated name; every None in `values` has its line in `reasons`."""
 
     values: dict[str, float | None] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)  # of figures that are there: what to know before using them
 
     def set(self, name: str, value: float) -> None:
         """A computed figure. One that is not finite becomes null with that as its reason."""
         if not math.isfinite(value):
             self.null(name, f"came out as {value}")
             return
-        self.values[name] = value if isinstance(value, int) else float(f"{value:.{DIGITS}g}")
+        self.values[name] = value if isinstance(value, int) else rounded(value)
         self.reasons.pop(name, None)
 
     def null(self, name: str, reason: str) -> None:
         self.values[name] = None
         self.reasons[name] = reason
+
+    def note(self, name: str, text: str) -> None:
+        self.notes[name] = text
 
     def take(self, name: str, value: Any, reason: str) -> None:
         """`value` if it is a number, else null with `reason`."""
@@ -44,6 +52,6 @@ class Results:
             self.null(name, reason)
 
     def write(self, out: Path) -> None:
-        """metrics.json (flat numbers and nulls) and metrics_reasons.json (a line for every null)."""
+        """metrics.json (flat numbers and nulls) and metrics_reasons.json (a line for every null and every note)."""
         storage.write_json(out / "metrics.json", self.values)
-        storage.write_json(out / "metrics_reasons.json", self.reasons)
+        storage.write_json(out / "metrics_reasons.json", self.reasons | self.notes)

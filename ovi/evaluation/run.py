@@ -14,7 +14,10 @@ import torch
 from ovi import storage
 from ovi.config import Settings
 from ovi.diffusion.sampler import Clip, Sampler
-from ovi.evaluation import learning, pictures, report, samples, sync
+from ovi.evaluation import learning, paper_figures, pictures, quality, record, report, samples, sync
+from ovi.evaluation.listening import Heard
+from ovi.evaluation.measured import How, Measured, Take
+from ovi.evaluation.networks import Networks
 from ovi.evaluation.report import Facts, Sample
 from ovi.evaluation.results import NOT_APPLICABLE, Results
 from ovi.evaluation.samples import Prompt, Row
@@ -24,24 +27,32 @@ from ovi.models import folder
 from ovi.progress import Progress
 from ovi.tracking import Run
 
-NO_RECOGNISER = f"{NOT_APPLICABLE}no speech recogniser is configured"
-
 
 def evaluate(
-    settings: Settings, model: Path, clips: Path, latents: Path, models: Path, out: Path, progress: Progress
+    settings: Settings,
+    model: Path,
+    clips: Path,
+    latents: Path,
+    models: Path,
+    out: Path,
+    progress: Progress,
+    figures: bool = False,
+    study: Path | None = None,
 ) -> dict[str, float | None]:
-    """Fill `out` with metrics.json, metrics_reasons.json, report.html and samples/; the figures by name.
+    """Fill `out` with metrics.json, metrics_reasons.json, report.json, report.html and samples/; the figures by name.
 
-    `models` holds the stages' folders, whose metrics.json are read. Raises OviError for a missing or damaged input.
+    `models` holds the stages' folders, whose metrics.json are read. With `figures` also figures/, the paper's; its
+    Figure 4 from the analysis of a blind study. Raises OviError for a missing or damaged input.
     """
     run = Run.open(settings.tracking, "evaluate")
     try:
         run.log_params({"evaluation": settings.evaluation.model_dump(), "sampling": settings.sampling.model_dump()})
         with storage.atomic_folder(out) as folder_out:
-            results = _evaluate(settings, model, clips, latents, models, folder_out, progress)
+            results, found = _evaluate(settings, model, clips, latents, models, folder_out, progress, figures, study)
         run.log_metrics(results.values)
-        run.log_file(out / "report.html")
-        run.log_file(out / "metrics_reasons.json")
+        run.set_tags(_tags(found))
+        for name in ("report.html", record.REPORT, "metrics_reasons.json"):
+            run.log_file(out / name)
     except BaseException:
         run.close("FAILED")
         raise
@@ -54,25 +65,62 @@ def evaluate(
 
 
 def _evaluate(
-    settings: Settings, model: Path, clips: Path, latents: Path, models: Path, out: Path, progress: Progress
-) -> Results:
+    settings: Settings,
+    model: Path,
+    clips: Path,
+    latents: Path,
+    models: Path,
+    out: Path,
+    progress: Progress,
+    with_figures: bool,
+    study: Path | None,
+) -> tuple[Results, list[Measured]]:
     torch.set_num_threads(settings.training.ranks * settings.training.threads)
     results = Results()
     curves = learning.read_stages(models, results)
     learning.read_codec(latents, results)
-    results.null("wer", NO_RECOGNISER)
 
     rows = samples.held_out(clips)
     asked = samples.prompts(rows, settings)
-    generated = []
-    if asked:
-        generated = samples.generate(Sampler.open(model, settings.runtime), asked, settings.sampling, progress)
+    sampler = Sampler.open(model, settings.runtime) if asked or with_figures else None
+    generated = samples.generate(sampler, asked, settings.sampling, progress) if sampler and asked else []
     scenes = _score(settings, clips, rows, asked, generated, results, progress)
+    found = _measure(settings, clips, rows, asked, generated, results)
     facts = Facts(settings, folder.digest(model), len(rows), _splits(rows))
+    about = record.write(out, {"model": facts.digest, "profile": settings.profile, "seed": settings.seed}, asked, found)
     cards = _samples(settings, asked, generated, scenes, out / "samples", progress)
-    storage.write_bytes(out / "report.html", report.build(facts, results, curves, scenes, cards).encode())
+    drawn = paper_figures.draw(sampler, settings, study, results, progress) if sampler and with_figures else {}
+    for name, png in drawn.items():
+        storage.write_bytes(out / "figures" / f"{name}.png", png)
+    page = report.build(facts, results, curves, scenes, cards, about, drawn)
+    storage.write_bytes(out / "report.html", page.encode())
     results.write(out)
-    return results
+    return results, found
+
+
+def _measure(
+    settings: Settings, clips: Path, rows: Sequence[Row], asked: Sequence[Prompt], generated: Sequence[Clip],
+    results: Results,
+) -> list[Measured]:  # fmt: skip
+    """The metrics of the catalogue over all generated clips."""
+    takes = [
+        Take(prompt.name, prompt.caption, prompt.clip_id, clip.frames, clip.audio)
+        for prompt, clip in zip(asked, generated, strict=True)
+    ]
+    networks = Networks(settings.evaluation)
+    real = samples.real_sounds(clips, rows) if networks.need_reference and takes else {}
+    heard = Heard(real, settings.clip.fps, settings.clip.sample_rate)
+    found = quality.measure(takes, heard, networks, How(settings.seed, settings.evaluation.draws))
+    for one in found:
+        one.write(results)
+    return found
+
+
+def _tags(found: Sequence[Measured]) -> dict[str, str]:
+    """Identities of the metrics for MLflow, and which of them are comparable with nothing."""
+    tags = {f"ovi.identity.{one.name}": one.score.identity.hash for one in found if one.score.value is not None}
+    strangers = [one.name for one in found if one.score.value is not None and not one.comparable]
+    return tags | ({"ovi.not_comparable": f"not comparable: {', '.join(strangers)}"} if strangers else {})
 
 
 def _score(
@@ -114,7 +162,7 @@ def _samples(
     progress.start("writing clips", len(places), "clips")
     for place in places:
         prompt, clip = asked[place], generated[place]
-        name = f"{prompt.scene or 'clip'}_{prompt.index:02d}"
+        name = prompt.name
         strip, waveform = pictures.strip(clip.frames), pictures.waveform(clip.audio, settings.clip.sample_rate)
         path = out / f"{name}.mp4"
         write_clip(path, clip.frames, settings.clip.fps, clip.audio, settings.clip.sample_rate,

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovi.config import Sampling, Settings
-from ovi.curation import manifest
+from ovi.curation import manifest, packed
 from ovi.curation.shards import ShardReader
 from ovi.diffusion.request import Request
 from ovi.diffusion.sampler import Clip, Sampler
@@ -98,7 +98,13 @@ def batch_size(config: dict[str, Any]) -> int:
 def real_clips(clips: Path, rows: Sequence[Row]) -> list[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
     """(frames uint8 [T, H, W, 3], audio float32 [N]) of manifest rows, from the packed shards."""
     reader = ShardReader(clips / "shards", "av")
-    return [(_frames(reader, row), _audio(reader, row)) for row in rows]
+    return [(packed.frames(reader, row), packed.sound(reader, row)) for row in rows]
+
+
+def real_sounds(clips: Path, rows: Sequence[Row]) -> dict[str, NDArray[np.float32]]:
+    """The sound float32 [N] of manifest rows by clip id, from the packed shards."""
+    reader = ShardReader(clips / "shards", "av")
+    return {row["clip_id"]: packed.sound(reader, row) for row in rows}
 
 
 def _of_scene(rows: Sequence[Row], scene: str | None, count: int, seed: int) -> list[Prompt]:
@@ -116,13 +122,3 @@ def _seed(seed: int, scene: str | None, index: int) -> int:
 
 def _batches(asked: Sequence[Prompt], size: int) -> Iterator[Sequence[Prompt]]:
     return (asked[at : at + size] for at in range(0, len(asked), size))
-
-
-def _frames(reader: ShardReader, row: Row) -> NDArray[np.uint8]:
-    data = np.frombuffer(reader.read(f"{row['clip_id']}.frames"), np.uint8)
-    return data.reshape(row["frames"], row["height"], row["width"], 3)
-
-
-def _audio(reader: ShardReader, row: Row) -> NDArray[np.float32]:
-    samples = np.frombuffer(reader.read(f"{row['clip_id']}.pcm"), "<i2")
-    return samples.astype(np.float32) / np.float32(32768)

@@ -8,23 +8,16 @@ Try it: `python -c "from ovi.synthetic.scenes import render; s = render('blink',
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ovi.synthetic import sounds
+from ovi.synthetic import probes, sounds
 from ovi.synthetic.sounds import Array
+from ovi.synthetic.stage import COLOURS, DARK, GREY, Drawn, Layers, Stage, fitting, paint
 
-Colour = tuple[int, int, int]
-COLOURS: tuple[tuple[str, Colour], ...] = (  # the n-th colour sounds at the n-th pitch word
-    ("blue", (40, 80, 255)), ("green", (30, 210, 60)), ("yellow", (250, 210, 30)),
-    ("red", (245, 40, 35)), ("white", (240, 240, 240)),
-)  # fmt: skip
-DARK: Colour = (10, 10, 14)
-GREY: Colour = (70, 70, 80)
 CAPTIONS = {
     "blink": "A {colour} lamp blinks in the dark. <AUDCAP>Short {word} beeps.<ENDAUDCAP>",
     "bounce": "A {colour} ball bounces on the floor. <AUDCAP>Hard {word} thuds.<ENDAUDCAP>",
@@ -32,8 +25,6 @@ CAPTIONS = {
     "mouth": "A {colour} face says <S>{said}<E>. <AUDCAP>A {word} voice.<ENDAUDCAP>",
     "slide": "A {colour} block slides to and fro. <AUDCAP>Rough {word} scraping.<ENDAUDCAP>",
 }
-MOMENTS = 16  # pictures averaged in one exposure
-SHUTTER = 0.5  # the part of a frame's time that exposes it: 180 degrees
 
 
 @dataclass(frozen=True)
@@ -49,62 +40,7 @@ class Scene:
     events: list[float]
     caption: str
     box: Array
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What a scene is drawn on: its clock, its picture size, its random numbers and its colour step."""
-
-    rng: np.random.Generator
-    step: int
-    fps: int
-    count: int
-    size: tuple[int, int]
-    rate: int
-    samples: int
-
-    @property
-    def seconds(self) -> float:
-        return self.count / self.fps
-
-    @property
-    def colour(self) -> Colour:
-        return COLOURS[self.step][1]
-
-    @property
-    def clock(self) -> NDArray[np.float64]:
-        """Sample times [N] in s."""
-        return np.arange(self.samples) / self.rate
-
-    @property
-    def moments(self) -> NDArray[np.float64]:
-        """Ascending times [T * MOMENTS] in s at which the pictures are taken, all while a shutter is open."""
-        open_part = (np.arange(MOMENTS) + 0.5) * SHUTTER / MOMENTS
-        return ((np.arange(self.count)[:, None] + open_part) / self.fps).ravel()
-
-    def exposed(self, signal: NDArray[np.floating]) -> Array:
-        """[T, 1, 1] the mean over each frame's exposure of a signal given at `moments`."""
-        return signal.reshape(self.count, MOMENTS).mean(axis=1, dtype=np.float64).astype(np.float32)[:, None, None]
-
-    def grid(self) -> tuple[Array, Array]:
-        """Pixel centres y [H, 1] from 0 at the top and x [1, W] from the middle, in shorter sides."""
-        height, width = self.size
-        unit = min(self.size)
-        y = ((np.arange(height) + 0.5 - height / 2) / unit + 0.5)[:, None]
-        x = ((np.arange(width) + 0.5 - width / 2) / unit)[None, :]
-        return y.astype(np.float32), x.astype(np.float32)
-
-    def cover(self, distance: Array) -> Array:
-        """Coverage 0..1 of each pixel from its signed distance to a shape's edge (shorter sides, negative inside)."""
-        return np.clip(0.5 - distance * min(self.size), 0, 1)
-
-    def boxes(self, y0: Array | float, x0: Array | float, y1: Array | float, x1: Array | float) -> Array:
-        """Source boxes [T, 4] in pixels from edges in shorter sides."""
-        height, width = self.size
-        unit = min(self.size)
-        edges = [(y0, height / 2 - unit / 2), (x0, width / 2), (y1, height / 2 - unit / 2), (x1, width / 2)]
-        columns = [np.broadcast_to(np.ravel(value) * unit + offset, self.count) for value, offset in edges]
-        return np.stack(columns, axis=1).astype(np.float32)
+    pitches: tuple[float, ...] = ()  # Hz of each event, where they differ
 
 
 def render(
@@ -115,33 +51,25 @@ def render(
 
     samples=None is the clip's whole centiseconds: 80,640 for 121 frames. Raises ValueError for an unknown scene.
     """
-    if scene not in _SCENES:
-        raise ValueError(f"scene {scene!r} is unknown; there are {', '.join(SCENES)}")
+    drawers = _SCENES | probes.PROBES
+    if scene not in drawers:
+        raise ValueError(f"scene {scene!r} is unknown; there are {', '.join(drawers)}")
     rng = sounds.generator("scene", scene, seed)
     names = [name for name, _ in COLOURS]
     random_step = int(rng.integers(len(COLOURS)))
     step = random_step if colour is None else names.index(colour)
     samples = int(frames / fps * 100) * rate // 100 if samples is None else samples
     stage = Stage(rng, step, fps, frames, size, rate, samples)
-    drawn = _SCENES[scene](stage)
-    caption = CAPTIONS[scene].format(colour=names[step], word=sounds.PITCH_WORDS[step], said=drawn.said)
-    return Scene(scene, drawn.frames, sounds.finish(rng, drawn.audio), drawn.events, caption, drawn.box)
-
-
-Layers = Sequence[tuple[Array, Colour]]  # coverage [H, W] or [T, H, W] of a colour, from the back to the front
-
-
-class Drawn(NamedTuple):
-    frames: NDArray[np.uint8]
-    audio: Array
-    events: list[float]
-    box: Array
-    said: str = ""
+    drawn = drawers[scene](stage)
+    told = (CAPTIONS | probes.CAPTIONS)[scene]
+    caption = told.format(colour=names[step], word=sounds.PITCH_WORDS[step], said=drawn.said)
+    audio = sounds.finish(rng, drawn.audio)
+    return Scene(scene, drawn.frames, audio, drawn.events, caption, drawn.box, tuple(drawn.pitches))
 
 
 def _blink(stage: Stage) -> Drawn:
     rng = stage.rng
-    lengths = _fitting(rng.uniform(0.12, 0.45, int(rng.integers(4, 9))), stage.seconds, 0.25)
+    lengths = fitting(rng.uniform(0.12, 0.45, int(rng.integers(4, 9))), stage.seconds, 0.25)
     starts = sounds.spread(rng, lengths, stage.seconds, 0.25)
     while len(starts) > 2 and np.std(np.diff(starts)) < 0.15 * np.mean(np.diff(starts)):  # nearly periodic
         starts = sounds.spread(rng, lengths, stage.seconds, 0.25)
@@ -150,7 +78,7 @@ def _blink(stage: Stage) -> Drawn:
     y, x = stage.grid()
     lamp = stage.cover(np.hypot(y - cy, x - cx) - radius)
     glow = 0.06 + 0.94 * lit  # an unlit lamp keeps a trace of its colour
-    frames = _paint(stage, lambda part: [(lamp * glow[part], stage.colour)])
+    frames = paint(stage, lambda part: [(lamp * glow[part], stage.colour)])
     audio = sounds.beeps(starts, lengths, sounds.beep_pitch(stage.step), stage.clock)
     box = stage.boxes(cy - radius, cx - radius, cy + radius, cx + radius)
     return Drawn(frames, audio, starts, box)
@@ -169,7 +97,7 @@ def _bounce(stage: Stage) -> Drawn:
     cy = stage.exposed(floor - radius - 0.5 * gravity * since * (length - since))
     y, x = stage.grid()
     ground, aside = stage.cover(floor - y + 0 * x), np.square(x - cx)
-    frames = _paint(
+    frames = paint(
         stage,
         lambda part: [(ground, GREY), (stage.cover(np.sqrt(np.square(y - cy[part]) + aside) - radius), stage.colour)],
     )
@@ -205,7 +133,7 @@ def _hammer(stage: Stage) -> Drawn:
     gains, pitch = rng.uniform(0.8, 1.0, len(heard)).tolist(), sounds.bell_pitch(stage.step)
     audio = sounds.strikes(heard, gains, pitch, sounds.BELL, stage.samples, stage.rate)
     box = stage.boxes(top - 0.3, bell_x - 0.26, 1.0, bell_x + 0.26)
-    return Drawn(_paint(stage, layers), audio, heard, box)
+    return Drawn(paint(stage, layers), audio, heard, box)
 
 
 def _mouth(stage: Stage) -> Drawn:
@@ -230,12 +158,12 @@ def _mouth(stage: Stage) -> Drawn:
     audio = sounds.voice(rng, spoken, stage.clock, stage.rate)
     box = stage.boxes(cy - 0.05, cx - wide, cy + 0.37, cx + wide)
     said = " ".join(syllable.text for syllable in spoken)
-    return Drawn(_paint(stage, layers), audio, [syllable.start for syllable in spoken], box, said)
+    return Drawn(paint(stage, layers), audio, [syllable.start for syllable in spoken], box, said)
 
 
 def _slide(stage: Stage) -> Drawn:
     rng, half, room, cy = stage.rng, 0.22, 0.27, 0.58
-    lengths = _fitting(rng.uniform(0.3, 0.75, int(rng.integers(4, 7))), stage.seconds, 0.15)
+    lengths = fitting(rng.uniform(0.3, 0.75, int(rng.integers(4, 7))), stage.seconds, 0.15)
     starts = sounds.spread(rng, lengths, stage.seconds, 0.15)
     stop = float(rng.choice([-1, 1]) * rng.uniform(0.14, room))
     place, speed = np.full(len(stage.moments), stop), np.zeros(stage.samples, np.float32)
@@ -249,7 +177,7 @@ def _slide(stage: Stage) -> Drawn:
     cx = stage.exposed(place)
     y, x = stage.grid()
     ground, aside = stage.cover(cy + half - y + 0 * x), np.abs(y - cy) - half
-    frames = _paint(
+    frames = paint(
         stage,
         lambda part: [(ground, GREY), (stage.cover(np.maximum(np.abs(x - cx[part]) - half, aside)), stage.colour)],
     )
@@ -258,30 +186,7 @@ def _slide(stage: Stage) -> Drawn:
     return Drawn(frames, audio, starts, box)
 
 
-def _fitting(lengths: NDArray[np.float64], seconds: float, gap: float) -> list[float]:
-    """As many of the intervals as fit into a short scene with their gaps and some room to move."""
-    kept = [float(length) for length in lengths]
-    while len(kept) > 1 and sum(kept) + gap * len(kept) > seconds - 0.3:
-        kept.pop()
-    return kept
-
-
-def _paint(stage: Stage, layers: Callable[[slice], Layers]) -> NDArray[np.uint8]:
-    """uint8 [T, H, W, 3]: each layer's colour over what is below it. `layers` gives those of a slice of the frames."""
-    out = np.empty((stage.count, *stage.size, 3), np.uint8)
-    few = max(1, 24_000 // (stage.size[0] * stage.size[1]))  # frames at a time: planes that stay in the cache
-    for first in range(0, stage.count, few):
-        part = slice(first, min(first + few, stage.count))
-        painted = layers(part)
-        for channel in range(3):
-            plane = np.full(stage.size, DARK[channel], np.float32)
-            for coverage, colour in painted:
-                plane = plane + coverage * (colour[channel] - plane)
-            out[part, ..., channel] = plane + 0.5
-    return out
-
-
 _SCENES: dict[str, Callable[[Stage], Drawn]] = {
     "blink": _blink, "bounce": _bounce, "hammer": _hammer, "mouth": _mouth, "slide": _slide,
 }  # fmt: skip
-SCENES = tuple(_SCENES)
+SCENES = tuple(_SCENES)  # of a corpus; `probes` has more, for judging alone

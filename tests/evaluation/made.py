@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 SMALL = (
     "model.dim=24", "model.ffn_dim=32", "model.heads=2", "model.layers=2", "text.dim=32", "sampling.steps=2",
     "sampling.display_pixels=64", "evaluation.clips_per_scene=5", "evaluation.show=3", "evaluation.permutations=500",
-    "training.ranks=1",
+    "evaluation.draws=200", "training.ranks=1",
 )  # fmt: skip
 
 

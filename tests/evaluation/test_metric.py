@@ -26,13 +26,6 @@ def test_no_two_metrics_are_one() -> None:
     assert all(identity.metric for identity in catalogue.METRICS.values())
 
 
-def test_a_mean_counts_what_it_is_of() -> None:
-    score = Score.mean(CLAP, [0.5, None, 0.25, float("nan")])
-    assert (score.value, score.n, score.n_failed) == (0.375, 2, 2)
-    assert Score.mean(CLAP, [None]) == Score(CLAP, None, 0, 1, "no clip could be scored")
-    assert Score.mean(CLAP, []) == Score(CLAP, None, 0, 0, "there are no clips")
-
-
 def fails() -> float:
     raise OviError("too few clips")
 
@@ -48,6 +41,6 @@ def test_what_cannot_be_computed_is_null_for_its_reason() -> None:
 def test_a_score_is_written_with_its_counts() -> None:
     results = Results()
     Score.of(CLAP, 3, 1, fails).write("clap", results)
-    Score.mean(CLAP, [0.5]).write("kl", results)
+    Score.of(CLAP, 1, 0, lambda: 0.5).write("kl", results)
     assert results.values == {"clap": None, "clap/n": 3, "clap/n_failed": 1, "kl": 0.5, "kl/n": 1, "kl/n_failed": 0}
     assert results.reasons == {"clap": "too few clips"}

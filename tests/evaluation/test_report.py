@@ -19,6 +19,22 @@ from ovi.evaluation.statistics import Separation
 from ovi.evaluation.sync import Pairs, SceneSync
 from ovi.media.encode import write_clip
 
+METRIC = {
+    "n_failed": 1, "better": -1, "paper": 5.02, "deviation": 0.1, "method": "bca", "no_interval": "", "reason": "",
+    "at_infinity": None, "no_extrapolation": "", "hash": "0123456789abcdef", "identity": {}, "clips": [],
+}  # fmt: skip
+ABOUT = {
+    "metrics": {
+        "kl": {**METRIC, "value": 1.5, "ci_low": 1.25, "ci_high": 1.75, "n": 3, "comparable": True},
+        "fd": {**METRIC, "value": 7.5, "ci_low": 7, "ci_high": 8, "n": 3, "comparable": False, "at_infinity": 6.5},
+        "clap": {**METRIC, "value": None, "ci_low": None, "ci_high": None, "n": 0, "comparable": True},
+    },
+    "clips": [
+        {"name": name, "caption": "A <dog> & a cat", "values": {} if value is None else {"kl": value}}
+        for name, value in (("b_00", 2.0), ("a_00", 1.0), ("c_00", None), ("d_00", 1.5))
+    ],
+}  # fmt: skip
+NOTHING = {"metrics": {}, "clips": []}
 PROMPT = "A face says <S>tea & me<E>. <AUDCAP>A calm voice.<ENDAUDCAP>"
 
 
@@ -38,7 +54,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
-        if tag not in ("meta", "img", "path", "rect", "circle", "polyline", "br"):
+        if tag not in ("meta", "img", "input", "path", "rect", "circle", "polyline", "br"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -60,7 +76,7 @@ def settings() -> config.Settings:
 def scored(n: int, results: Results, real: int = 6) -> SceneSync:
     def pairs(count: int) -> Pairs:
         rng = np.random.default_rng(count)
-        offsets = rng.normal(0, 300, (count, count)) * (1 - np.eye(count)) + 12.0
+        offsets = rng.normal(0, 300, (count, count)) * (1 - np.eye(count)) + 12.0 + sync.CALIBRATION_MS["blink"]
         return Pairs(rng.normal(0.1, 0.1, (count, count)) + 0.8 * np.eye(count), offsets)
 
     judged = sync.judge("blink", pairs(n), pairs(real), 0, 500, 4, results)
@@ -80,7 +96,7 @@ def full() -> str:
             results.set(f"loss/fusion/{modality}/{partner}", value)
     results.set("codec/video_psnr_db", 27.31)
     results.set("codec/audio_log_mel_error", 0.31)
-    results.null("wer", "not applicable: no speech recogniser is configured")
+    results.null("wer_f5_tts", "not applicable: no network is configured")
     frames = np.random.default_rng(0).integers(0, 255, (9, 8, 8, 3), dtype=np.uint8)
     sample = Sample(
         "mouth_00",
@@ -90,9 +106,8 @@ def full() -> str:
         pictures.strip(frames),
         pictures.waveform(tone(), 16000),
     )
-    return report.build(
-        Facts(settings(), "ab" * 32, 5, "5 of the test split"), results, curves, [scored(24, results)], [sample]
-    )
+    facts = Facts(settings(), "ab" * 32, 5, "5 of the test split")
+    return report.build(facts, results, curves, [scored(24, results)], [sample], ABOUT, {})
 
 
 def tone() -> np.ndarray:
@@ -106,11 +121,11 @@ def test_full_report_shows_figures_curves_players_and_reasons() -> None:
     for words in (
         "AUC 1.000", "95 % interval 86.2 % to 100 %", "0 of 500 random pairings did as well (p = 0.002)",
         "held-out loss 1.80 → 0.900", "−50 %", "27.3 dB", "own partner", "another clip's partner", "tower alone",
-        "no speech recogniser is configured", "“tea & me”", "A calm voice.", "median offset is 12 ms",
+        "no network is configured", "“tea & me”", "A calm voice.", "median offset is 12 ms",
         "real clips, own sound",
     ):  # fmt: skip
         assert words in page.text
-    assert page.tags.count("svg") == 2 + 4 + 2  # sync, a card a stage, two pairs of bars
+    assert page.tags.count("svg") == 2 + 4 + 2 + 1  # sync, a card a stage, two pairs of bars, the metrics
     assert page.tags.count("video") == 1
     assert page.tags.count("img") == 2
     assert "<AUDCAP>" not in page.text
@@ -130,8 +145,8 @@ def test_report_of_nothing_names_every_reason() -> None:
     results = Results()
     sync.absent("blink", "not applicable: no held-out clip is of scene 'blink'", results)
     results.null("loss/fusion/video/true", "stage fusion has not run: there is no fusion/metrics.json")
-    results.null("wer", "not applicable: no speech recogniser is configured")
-    page = Page(report.build(Facts(settings(), "cd" * 32, 0, "there are none"), results, [], [], []))
+    results.null("wer_f5_tts", "not applicable: no network is configured")
+    page = Page(report.build(Facts(settings(), "cd" * 32, 0, "there are none"), results, [], [], [], NOTHING, {}))
     for words in (
         "Scene “blink”: not applicable: no held-out clip is of scene 'blink'.", "No stage has a validation curve",
         "None: there was no held-out prompt to ask for.", "stage fusion has not run",
@@ -208,3 +223,24 @@ def test_demo_page_says_what_is_missing(tmp_path: Path) -> None:
 def decoded(png: bytes) -> np.ndarray:
     """[H, W, 4] RGBA."""
     return cv2.cvtColor(cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED), cv2.COLOR_BGRA2RGBA)
+
+
+def test_metrics_have_intervals_and_strangers_are_called_so() -> None:
+    html = full()
+    words = Page(html).text
+    for said in (
+        "1.25 to 1.75", "7 to 8; 6.5 with infinitely many", "0123456789abcdef", "7.5 (not comparable)",
+        "not comparable: fd. Their networks are filled by a formula", "lower is better",
+    ):  # fmt: skip
+        assert said in words
+    assert words.count("fd (not comparable)") == 1  # in the drawing, too
+    assert "clap" not in words
+
+
+def test_clips_sort_without_a_script() -> None:
+    html = full()
+    rows = re.findall(r'<div class="row" style="--o0:(\d);--o1:(\d)"[^>]*><span>(\w+)</span><span>(.*?)</span>', html)
+    assert [name for *_, name, _ in sorted(rows, key=lambda row: row[0])] == ["a_00", "b_00", "c_00", "d_00"]
+    assert [value for *_, value in sorted(rows, key=lambda row: row[1])] == ["1", "1.5", "2", "null"]
+    assert "#by1:checked~.rows>.row{order:var(--o1)}" in html
+    assert 'title="A &lt;dog&gt; &amp; a cat"' in html

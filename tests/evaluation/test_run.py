@@ -11,6 +11,7 @@ from ovi.errors import OviError
 from ovi.evaluation import run
 from ovi.media import decode
 from ovi.media.probe import probe
+from ovi.perception import panns
 from ovi.progress import Silent
 from tests.evaluation import made
 
@@ -54,8 +55,19 @@ def files(folder: Path) -> dict[Path, bytes]:
 def test_figures_are_numbers_or_null_with_a_reason(world: Path) -> None:
     figures = json.loads((world / "first" / "metrics.json").read_text())
     reasons = json.loads((world / "first" / "metrics_reasons.json").read_text())
-    assert {name for name, value in figures.items() if value is None} == set(reasons) == {"wer"}
-    assert reasons["wer"] == "not applicable: no speech recogniser is configured"
+    assert {name for name, value in figures.items() if value is None} == set(reasons)
+    assert reasons["wer_seed_tts"] == "not applicable: no network is configured (evaluation.weights.whisper)"
+    assert reasons["fd_vggish"] == "not applicable: no network is configured (evaluation.weights.vggish)"
+    assert all(
+        reason.startswith("not applicable: ") or name.endswith(("ci_low", "ci_high"))
+        for name, reason in reasons.items()
+    )
+    assert figures["temporal_flickering/n"] == 7  # five of the scored scene, one of each other
+    assert (
+        figures["temporal_flickering/ci_low"]
+        <= figures["temporal_flickering"]
+        <= figures["temporal_flickering/ci_high"]
+    )
     assert figures["sync/blink/n"] == 5
     assert 0 <= figures["sync/blink/auc_ci_low"] <= figures["sync/blink/auc"] <= figures["sync/blink/auc_ci_high"] <= 1
     assert 0 < figures["sync/blink/p_value"] <= 1
@@ -98,6 +110,33 @@ def test_figures_are_in_mlflow(world: Path) -> None:
     assert "report.html" in [file.path for file in client.list_artifacts(found[0].info.run_id)]
 
 
+def test_formula_networks_run_the_whole_path_and_say_so_everywhere(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(panns, "CHANNELS", (4, 4, 8, 8, 16, 16))
+    made.clips(world / "lamps", [("blink", "test"), ("blink", "val")])
+    chosen = made.settings(
+        world, "evaluation.formula_networks=true", "evaluation.scenes=[]", "evaluation.show=2",
+        f"tracking.uri=sqlite:///{world}/formula.db",
+    )  # fmt: skip
+    evaluate(world, chosen, world / "formula", clips="lamps")
+    figures = json.loads((world / "formula" / "metrics.json").read_text())
+    reasons = json.loads((world / "formula" / "metrics_reasons.json").read_text())
+    told = json.loads((world / "formula" / "report.json").read_text())
+    for name in ("fd_panns_cnn14_16k", "fd_vggish", "kl_panns_cnn14_16k", "clap_laion_htsat"):
+        assert figures[name] is not None
+        assert reasons[name].startswith("not comparable: ")
+        assert told["metrics"][name]["comparable"] is False
+    assert "not comparable: fd_panns_cnn14_16k, " in (world / "formula" / "report.html").read_text()
+    assert "loudness_lufs" not in reasons
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{world}/formula.db")
+    run = client.search_runs([client.get_experiment_by_name("ovi").experiment_id])[0]
+    assert run.data.tags["ovi.not_comparable"].startswith("not comparable: fd_panns_cnn14_16k, ")
+    assert run.data.tags["ovi.identity.fd_vggish"] == told["metrics"]["fd_vggish"]["hash"]
+
+
 def test_data_without_scenes_is_shown_but_not_scored(world: Path) -> None:
     made.clips(world / "own", [(None, "train"), (None, "val"), (None, "val")])
     voice = evaluate(world, made.settings(world), world / "own_out", clips="own", models="nothing")
@@ -105,7 +144,12 @@ def test_data_without_scenes_is_shown_but_not_scored(world: Path) -> None:
     figures = json.loads((world / "own_out" / "metrics.json").read_text())
     assert reasons["sync/blink/auc"] == "not applicable: no held-out clip is of scene 'blink'"
     assert "video_backbone has not run" in reasons["loss/video_backbone/video/end"]
-    assert all(value is None for name, value in figures.items() if not name.startswith("codec/"))
+    assert all(
+        figures[name] is None
+        for name in figures
+        if name.startswith(("sync/", "loss/", "fd_", "wer_")) and "/n" not in name
+    )
+    assert figures["loudness_lufs/n"] == 3
     assert voice.answer["sync/blink/auc"] is None
     assert {path.name for path in (world / "own_out" / "samples").glob("*.mp4")} == {f"clip_0{k}.mp4" for k in range(3)}
 

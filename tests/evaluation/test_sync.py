@@ -68,3 +68,22 @@ def test_dead_pictures_and_silence_prove_nothing(blinks: list[sync.Clip]) -> Non
     assert results.values["sync/blink/n_failed"] == 9
     assert results.values["sync/blink/offset_ms_median"] is None
     assert "in no clip" in results.reasons["sync/blink/offset_ms_median"]
+
+
+def test_known_scenes_are_calibrated() -> None:
+    """Noisy and clean, moved and not: `benchmarks/sync.py` measures more of it."""
+    rng = np.random.default_rng(0)
+    for scene in ("bounce", "hammer"):
+        shots = [render(scene, 300 + seed) for seed in range(5)]
+        clips = [(shot.frames, shot.audio) for shot in shots]
+        noisy = [
+            (np.clip(frames + rng.normal(0, 25, frames.shape), 0, 255).astype(np.uint8),
+             audio + rng.normal(0, audio.std(), len(audio)).astype(np.float32))
+            for frames, audio in clips
+        ]  # fmt: skip
+        for some in (clips, noisy):
+            measured = np.diag(sync.pairs(some, 24, 16000).calibrated(scene).offset_ms)
+            assert abs(np.median(measured)) <= 3
+            assert np.median(np.abs(measured - np.median(measured))) <= 3
+    plain = sync.pairs(clips[:2], 24, 16000)
+    assert np.array_equal(plain.calibrated("holiday").offset_ms, plain.offset_ms)

@@ -99,6 +99,18 @@ def test_a_lamp_that_is_mostly_lit() -> None:
     assert sync(video_activity(frames, 24), audio_activity(shot.audio, RATE)).at_zero < 0.6
 
 
+def test_a_mouth_that_opens_twice_for_a_fifth_of_a_second() -> None:
+    frames = np.full((121, 32, 32, 3), 150, np.uint8)
+    audio = np.random.default_rng(0).normal(0, 3e-4, 80640).astype(np.float32)
+    for start in (31, 86):
+        frames[start : start + 5, 18:26, 10:22] = 10
+        voiced = np.arange(start * RATE // 24, (start + 5) * RATE // 24)
+        audio[voiced] += np.sin(2 * np.pi * 200 * voiced / RATE)
+    estimate = sync(video_activity(frames, 24), audio_activity(audio, RATE))
+    assert estimate.score > 0.9
+    assert abs(estimate.offset_ms) < 20
+
+
 def test_pictures_and_sounds_in_which_nothing_happens() -> None:
     still, silent = np.full((121, 32, 32, 3), 90, np.uint8), np.zeros(80640, np.float32)
     shot = render("bounce", 0)

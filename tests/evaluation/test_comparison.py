@@ -1,0 +1,137 @@
+"""Two runs side by side: what is found, what is not, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from ovi import compare_cli, storage
+from ovi.errors import OviError
+from ovi.evaluation import comparison, measured, record
+from ovi.evaluation.comparison import compare, holm
+from ovi.evaluation.evidence import Frechet, Inception, Mean
+from ovi.evaluation.measured import How, Take
+from ovi.evaluation.record import Record
+from ovi.evaluation.samples import Prompt
+
+EMPTY = np.zeros(0)
+CLIPS = 40
+NAMES = [f"blink_{at:02d}" for at in range(CLIPS)]
+TAKES = [Take(name, f"caption {at // 2}", "r", EMPTY, EMPTY) for at, name in enumerate(NAMES)]  # two of each prompt
+ASKED = [Prompt("blink", at, take.caption, at, "r") for at, take in enumerate(TAKES)]
+REFERENCE = np.random.default_rng(99).normal(size=(50, 4))
+
+
+def run(folder: Path, seed: int, shift: float = 0.0, weights: str = "none") -> Record:
+    """A better run has a shift above zero: higher AV-Align, lower clipping, features nearer to the reference."""
+    rng, common = np.random.default_rng(seed), np.random.default_rng(7).normal(size=CLIPS)
+    how = How(0, 100)
+    near = Frechet(
+        CLIPS, rng.normal(size=(CLIPS, 4)) + 1 - shift, np.arange(CLIPS), REFERENCE, np.arange(len(REFERENCE))
+    )
+    means = {
+        name: dict(zip(NAMES, common + rng.normal(size=CLIPS) / 4 + by, strict=True))
+        for name, by in (("av_align", shift), ("clipping_share", -shift), ("motion", shift))
+    }
+    found = [
+        *(measured.mean(name, TAKES, values, {}, how) for name, values in means.items()),
+        measured.of("fd_vggish", TAKES, NAMES, near, {}, how, weights),
+        measured.of("is_panns_cnn14_16k", TAKES, NAMES, Inception(rng.normal(size=(CLIPS, 6))), {}, how, weights),
+        measured.of("wer_whisper", TAKES, NAMES, Mean(rng.integers(0, 4, CLIPS) * 1.0, np.full(CLIPS, 9.0)), {}, how),
+        measured.absent("wer_f5_tts", "not applicable: none"),
+    ]  # fmt: skip
+    record.write(folder, {"model": str(seed)}, ASKED, found)
+    return record.read(folder)
+
+
+def test_a_better_run_is_found_to_be_and_by_chance_alone_nothing_is(tmp_path: Path) -> None:
+    first, other, better = run(tmp_path / "a", 1), run(tmp_path / "b", 2), run(tmp_path / "c", 3, shift=0.8)
+    by_chance = {one.metric: one for one in compare(first, other, draws=400)}
+    assert set(by_chance) == {"av_align", "clipping_share", "motion", "fd_vggish", "is_panns_cnn14_16k", "wer_whisper"}
+    assert {one.verdict for one in by_chance.values()} == {"indistinguishable"}
+    for one in by_chance.values():
+        assert one.interval.low <= 0 <= one.interval.high
+        assert one.detectable == pytest.approx(2.8016 * one.interval.deviation, rel=1e-3)
+        assert (one.n, one.prompts) == (40, 20)
+    found = {one.metric: one.verdict for one in compare(first, better, draws=400)}
+    assert {name: found[name] for name in ("av_align", "clipping_share", "fd_vggish", "motion", "wer_whisper")} == {
+        "av_align": "better", "clipping_share": "better", "fd_vggish": "better", "motion": "different",
+        "wer_whisper": "indistinguishable",
+    }  # fmt: skip
+    turned = {one.metric: one for one in compare(better, first, draws=400)}
+    assert turned["av_align"].verdict == turned["fd_vggish"].verdict == "worse"
+    assert turned["fd_vggish"].interval.low > 0
+
+
+def test_p_values_are_uniform_without_a_difference_and_pairing_helps() -> None:
+    groups, p_values = np.arange(12), []
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        one, other = (Mean.of(rng.normal(size=12)) for _ in range(2))
+        p_values.append(comparison.permutation_p(one, other, groups, seed, 200))
+    for level in (0.1, 0.3, 0.6):
+        assert np.mean(np.array(p_values) <= level) == pytest.approx(level, abs=0.12)
+    common = 10 * np.random.default_rng(0).normal(size=12)
+    one, other = Mean.of(common), Mean.of(common + 0.1 + 0.05 * np.random.default_rng(1).normal(size=12))
+    assert comparison.permutation_p(one, other, groups, 0, 5000) == pytest.approx(2 / 2**12)  # all exchanges
+
+
+def test_the_quick_exchange_is_the_plain_one() -> None:
+    rng, groups = np.random.default_rng(0), np.arange(6).repeat(2)
+    one, other = (Mean(rng.normal(size=12), rng.integers(1, 5, 12) * 1.0) for _ in range(2))
+    exchanges = rng.random((9, 6)) < 0.5
+    once = np.ones(12, int)
+    plain = [
+        other.exchanged(one, places).value(once) - one.exchanged(other, places).value(once)
+        for places in exchanges[:, groups]
+    ]
+    np.testing.assert_allclose(comparison._means_apart(one, other, groups, exchanges), plain, rtol=1e-12)
+
+
+def test_holm_against_published_values() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+
+
+def test_other_metrics_and_other_references_are_refused(tmp_path: Path) -> None:
+    first, other = run(tmp_path / "a", 1), run(tmp_path / "b", 2, weights="ab" * 32)
+    with pytest.raises(OviError, match="cannot be compared: of fd_vggish, is_panns_cnn14_16k the network"):
+        compare(first, other)
+    moved = replace(first.evidence["fd_vggish"], reference=REFERENCE + 1)
+    with pytest.raises(OviError, match="fd_vggish has another reference"):
+        compare(first, replace(first, evidence=first.evidence | {"fd_vggish": moved}))
+    with pytest.raises(OviError, match="no metric in common"):
+        compare(first, replace(first, evidence={}))
+
+
+def test_only_clips_of_one_prompt_are_paired(tmp_path: Path) -> None:
+    first = run(tmp_path / "a", 1)
+    clips = [clip | ({"caption": "another"} if at < 10 else {}) for at, clip in enumerate(first.about["clips"])]
+    other = replace(first, about=first.about | {"clips": clips})
+    assert {(one.n, one.prompts, one.difference) for one in compare(first, other, draws=100)} == {(30, 15, 0.0)}
+    none = replace(first, about=first.about | {"clips": [clip | {"caption": "another"} for clip in clips]})
+    with pytest.raises(OviError, match="0 prompts are in both runs"):
+        compare(first, none)
+
+
+def test_the_command_says_a_line_a_metric(tmp_path: Path) -> None:
+    run(tmp_path / "a", 1)
+    run(tmp_path / "b", 3, shift=0.8)
+    words = [str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "c.json"), "--draws", "200"]
+    done = CliRunner().invoke(compare_cli.app, words)
+    assert done.exit_code == 0, done.output
+    assert storage.read_json(tmp_path / "c.json")["fd_vggish"]["verdict"] == "better"
+    assert "fd_vggish: better" in done.output
+    assert "would have been found" in done.output
+    with pytest.raises(OviError, match="no such file"):
+        record.read(tmp_path / "nothing")
+
+
+def test_networks_by_formula_are_named(tmp_path: Path) -> None:
+    first, other = (run(tmp_path / name, seed, weights="filled by a formula") for name, seed in (("a", 1), ("b", 2)))
+    lines = [comparison.words(one) for one in compare(first, other, draws=100)]
+    assert sum("not comparable" in line for line in lines) == 2
