@@ -6,11 +6,15 @@ Try it: `pytest tests/models/test_fusion.py`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ovi.models.attention import CrossAttention, SelfAttention
 
@@ -83,6 +87,13 @@ def fuse(video_block: Block, audio_block: Block, v: Stream, a: Stream) -> tuple[
         video_block.think(video_block.listen(vx, v, ax, a), mv),
         audio_block.think(audio_block.listen(ax, a, vx, v), ma),
     )
+
+
+def recomputed(work: Callable[..., Any], again: bool) -> Callable[..., Any]:
+    """`work` as it is, or keeping only its inputs for the backward pass, which then does the work again."""
+    if not again or not torch.is_grad_enabled():
+        return work
+    return partial(checkpoint, work, use_reentrant=False, preserve_rng_state=False)
 
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import cast
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from ovi.models import rope
-from ovi.models.block import Block, fuse
+from ovi.models.block import fuse, recomputed
 from ovi.models.tower import Tower, TowerConfig, valid
 
 LOCAL_GAIN, LOCAL_BIAS = 0.3, 1.5
@@ -28,6 +28,8 @@ TIMED = tuple(  # the projections whose results RoPE turns
 
 class FusionModel(nn.Module):
     """Two towers of equal width and depth. Parameters are uninitialised until `init` or a state dict fills them."""
+
+    recompute = 0  # first blocks that a backward pass computes again instead of keeping what they need
 
     def __init__(self, video: TowerConfig, audio: TowerConfig) -> None:
         super().__init__()
@@ -46,6 +48,7 @@ class FusionModel(nn.Module):
         *,
         audio_text: Tensor | None = None,
         audio_text_lens: Tensor | None = None,
+        audio_t: Tensor | None = None,
         audio_lens: Tensor | None = None,
         first_frame_clean: bool | Tensor = False,
         skip_layer: int = -1,
@@ -53,9 +56,9 @@ class FusionModel(nn.Module):
         """Velocities (noise - data) of both modalities, float32, in the layouts of the latents.
 
         video [B, C, F, H, W], audio [B, L, C], t [B] in 0..1000; text [B, N, T] of which text_lens [B] rows are real;
-        audio_text where the audio tower gets another text. audio_lens [B] only where lengths differ: rows past them
-        come back as zeros. first_frame_clean, for all or [B]: the video's first latent frame is data, not noise.
-        skip_layer > 0 leaves that block out of both towers.
+        audio_text and audio_t where the audio tower gets another text or timestep. audio_lens [B] only where lengths
+        differ: rows past them come back as zeros. first_frame_clean, for all or [B]: the video's first latent frame is
+        data, not noise. skip_layer > 0 leaves that block out of both towers.
         """
         if video is None and audio is None:
             raise ValueError("neither video nor audio latents given")
@@ -64,20 +67,23 @@ class FusionModel(nn.Module):
             audio_text = text
         elif audio_text_lens is not None:
             audio_text = audio_text * valid(audio_text_lens, audio_text.shape[1]).unsqueeze(-1)
+        audio_t = t if audio_t is None else audio_t
         clean = first_frame_clean if isinstance(first_frame_clean, Tensor) else None
         if first_frame_clean is True:
             clean = torch.ones_like(t, dtype=torch.bool)
         if audio is None:
             return self.video_model(video, t, text, clean=clean, skip_layer=skip_layer), None
         if video is None:
-            return None, _cut(self.audio_model(audio, t, audio_text, audio_lens, skip_layer=skip_layer), audio_lens)
+            heard = self.audio_model(audio, audio_t, audio_text, audio_lens, skip_layer=skip_layer)
+            return None, _cut(heard, audio_lens)
         v = self.video_model.open(video, t, text, clean=clean)
-        a = self.audio_model.open(audio, t, audio_text, audio_lens)
+        a = self.audio_model.open(audio, audio_t, audio_text, audio_lens)
         for i, (video_block, audio_block) in enumerate(
             zip(self.video_model.blocks, self.audio_model.blocks, strict=True)
         ):
             if i != skip_layer or i == 0:
-                v.x, a.x = fuse(cast(Block, video_block), cast(Block, audio_block), v, a)
+                work = recomputed(fuse, i < self.recompute)
+                v.x, a.x = work(video_block, audio_block, replace(v), replace(a))
         return self.video_model.close(v), _cut(self.audio_model.close(a), audio_lens)
 
 

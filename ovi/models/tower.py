@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ovi.models import rope
-from ovi.models.block import Block, Stream, modulated
+from ovi.models.block import Block, Stream, modulated, recomputed
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class TowerConfig:
 
 
 class Tower(nn.Module):
+    recompute = 0  # first blocks that a backward pass computes again instead of keeping what they need
+
     def __init__(self, config: TowerConfig) -> None:
         super().__init__()
         self.config = config
@@ -102,7 +104,7 @@ class Tower(nn.Module):
         s = self.open(latents, t, text, lens, clean)
         for i, block in enumerate(self.blocks):
             if i != skip_layer or i == 0:
-                s.x = block(s.x, s)
+                s.x = recomputed(block, i < self.recompute)(s.x, s)
         return self.close(s)
 
     def embed_time(self, t: Tensor, clean: Tensor | None, frames: int) -> tuple[Tensor, Tensor]:

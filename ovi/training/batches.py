@@ -1,15 +1,18 @@
 """Samples and chance -> the tensors of one batch.
 
 What is drawn for a sample (noises, t, whether its caption is dropped, whether its first frame is given) depends on the
-sample and its visit alone, never on its neighbours, its rank or the batch's size. One t serves both modalities; the
-noises are independent (paper 4.2.2). It does not know losses or networks.
+sample and its visit alone, never on its neighbours, its rank or the batch's size. One t serves both modalities unless
+asked otherwise; the noises are independent (paper 4.2.2). It does not know losses or networks.
 Try it: `pytest tests/training/test_batches.py`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from statistics import NormalDist
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,14 +22,21 @@ from ovi.diffusion.flow import shifted
 from ovi.training.latents import Sample
 from ovi.training.order import Draws
 
+SMALLEST = 2.0**-53  # a uniform draw can be 0, which no normal draw corresponds to
+
 
 @dataclass(frozen=True)
 class Chances:
-    """How often a sample loses its caption, is given its clean first frame, and how far t leans towards noise."""
+    """How often a sample loses its caption, is given its clean first frame, and how its t is drawn.
+
+    t uniform (paper 4.2.2) or logit_normal, the logistic function of a normal draw; then shifted towards noise.
+    """
 
     no_caption: float = 0.0
     first_frame: float = 0.0
     shift: float = 1.0
+    t: Literal["uniform", "logit_normal"] = "uniform"
+    shared_t: bool = True
 
 
 @dataclass
@@ -42,6 +52,7 @@ class Batch:
     text: Tensor  # [B, N, T], zeros past each length
     text_lens: Tensor  # [B]
     clean: Tensor  # [B], True where the first latent frame is given
+    audio_t: Tensor | None = None  # [B], only where the modalities' differ
 
     def to(self, device: torch.device) -> Batch:
         tensors = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -66,8 +77,17 @@ def assemble(
     texts = [empty if drop else sample.text for drop, sample in zip(dropped, samples, strict=True)]
     return Batch(
         video, video_noise, audio, audio_noise, lens,
-        t=shifted(torch.tensor([draw.uniform("t") for draw in draws]), chances.shift),
+        t=_levels("t", draws, chances),
+        audio_t=None if chances.shared_t else _levels("audio_t", draws, chances),
         text=pad_sequence(texts, batch_first=True),
         text_lens=torch.tensor([len(text) for text in texts]),
         clean=torch.tensor([draw.uniform("first_frame") < chances.first_frame for draw in draws]),
     )  # fmt: skip
+
+
+def _levels(name: str, draws: Sequence[Draws], chances: Chances) -> Tensor:
+    levels = [draw.uniform(name) for draw in draws]
+    if chances.t == "logit_normal":
+        normal = [NormalDist().inv_cdf(max(level, SMALLEST)) for level in levels]
+        levels = [1 / (1 + math.exp(-x)) for x in normal]
+    return shifted(torch.tensor(levels), chances.shift)

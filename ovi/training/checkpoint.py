@@ -1,13 +1,17 @@
 """Checkpoints that are whole or not there: `<stage>/step-000100/` holds safetensors, history.json and checkpoint.json.
 
-A checkpoint is written under a hidden name, synced, described with a sha256 a file, and only then renamed. What is read
-back is the newest that verifies and was written with the same key (settings, data, parents); nothing in it depends on
-the number of ranks. There is no random state to save: every draw is keyed by the batch's number, which is the step.
+A checkpoint is written under a hidden name, synced, described with a sha256 a file (and one of the description), and
+only then renamed. What is read back is the newest that verifies and was written with the same key (settings, data,
+parents); nothing in it depends on the number of ranks. There is no random state to save: every draw is keyed by the
+sample and its visit, so that the number of the next batch, which is the step unless batches were skipped, is all there
+is to know of the loader.
 Try it: `python -m json.tool checkpoints/fusion/step-000500/checkpoint.json`.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -23,8 +27,9 @@ from ovi import storage
 from ovi.errors import OviError
 from ovi.training.engine import MOMENTS, State
 
-FORMAT = 1
+FORMAT = 2
 DESCRIPTION = "checkpoint.json"
+EMA = "ema.safetensors"
 
 
 @dataclass
@@ -34,6 +39,7 @@ class Checkpoint:
     step: int
     state: State
     history: dict[str, Any]
+    next_batch: int
 
 
 class Checkpoints:
@@ -78,6 +84,8 @@ class Checkpoints:
             save_file(_sorted(checkpoint.state.weights), folder / "weights.safetensors")
             for kind in MOMENTS:
                 save_file(_sorted(moments[kind]), folder / f"{kind}.safetensors")
+            if checkpoint.state.ema:
+                save_file(_sorted(checkpoint.state.ema), folder / EMA)
         except SafetensorError as error:  # safetensors wraps the operating system's error in its own
             reason = " ".join(str(error).split())
             raise OviError(
@@ -88,17 +96,19 @@ class Checkpoints:
         description = {
             "format": FORMAT,
             "step": checkpoint.step,
-            "next_batch": checkpoint.step,
+            "next_batch": checkpoint.next_batch,
             "adam_step": checkpoint.state.step,
             "key": self._key,
             "files": files,
         }
-        storage.write_json(folder / DESCRIPTION, description)
+        storage.write_json(folder / DESCRIPTION, {**description, "sha256": _digest(description)})
 
     def _read(self, path: Path, description: dict[str, Any]) -> Checkpoint:
         moments = {kind: load_file(path / f"{kind}.safetensors") for kind in MOMENTS}
-        state = State(description["adam_step"], load_file(path / "weights.safetensors"), moments)
-        return Checkpoint(description["step"], state, storage.read_json(path / "history.json"))
+        ema = load_file(path / EMA) if EMA in description["files"] else {}
+        state = State(description["adam_step"], load_file(path / "weights.safetensors"), moments, ema)
+        history = storage.read_json(path / "history.json")
+        return Checkpoint(description["step"], state, history, description["next_batch"])
 
     def _fault(self, path: Path) -> str | None:
         """What is wrong with a checkpoint's files, None when all is well."""
@@ -106,6 +116,8 @@ class Checkpoints:
             description = storage.read_json(path / DESCRIPTION)
             if description["format"] != FORMAT:
                 return f"format {description['format']}, this version reads {FORMAT}"
+            if description.pop("sha256") != _digest(description):
+                return f"{DESCRIPTION} differs from its sha256"
             for name, facts in sorted(description["files"].items()):
                 file = path / name
                 if not file.is_file():
@@ -132,6 +144,10 @@ class Checkpoints:
 
     def _all(self) -> list[Path]:
         return sorted(self._folder.glob("step-*"))
+
+
+def _digest(description: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 
 def _sorted(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

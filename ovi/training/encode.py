@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ovi import storage
 from ovi.config import Settings
-from ovi.curation import manifest
+from ovi.curation import manifest, packed
 from ovi.curation.manifest import SETS, SPLITS, Row
 from ovi.curation.shards import ShardReader
 from ovi.errors import OviError
@@ -163,12 +163,10 @@ class _Encode:
         return [row for name in SETS for row in self.rows[name, "train"]]
 
     def _frames(self, row: Row) -> NDArray[np.uint8]:
-        data = self.shards[row["set"]].read(f"{row['clip_id']}.frames")
-        return np.frombuffer(data, np.uint8).reshape(row["frames"], row["height"], row["width"], 3)
+        return packed.frames(self.shards[row["set"]], row)
 
     def _sound(self, row: Row) -> NDArray[np.float32]:
-        data = self.shards[row["set"]].read(f"{row['clip_id']}.pcm")
-        return np.frombuffer(data, "<i2").astype(np.float32) / np.float32(32768)
+        return packed.sound(self.shards[row["set"]], row)
 
     def _counted(self, arrays: Iterator[NDArray[Any]]) -> Iterator[NDArray[Any]]:
         for array in arrays:

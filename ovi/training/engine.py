@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 import os
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -42,6 +43,14 @@ class State:
     step: int
     weights: dict[str, Tensor]
     moments: dict[str, dict[str, Tensor]]  # of exp_avg and exp_avg_sq
+    ema: dict[str, Tensor] = field(default_factory=dict)  # the weights' running mean, where the stage keeps one
+
+
+class Diverged(OviError):
+    """A step that must not count: its gradient is not finite, or its loss has left all bounds."""
+
+
+Parts = Mapping[str, Sequence[str]]  # names of parameters, whose gradient's norm is asked for
 
 
 class Engine(Protocol):
@@ -54,10 +63,11 @@ class Engine(Protocol):
 
     def forward(self, *inputs: Any, **named: Any) -> Any: ...
 
-    def step(self, loss: Tensor, lr: float) -> float:
-        """One optimiser step on the mean of the ranks' losses. Returns the gradient norm before clipping.
+    def step(self, losses: Iterable[Tensor], lr: float, parts: Parts | None = None) -> dict[str, float]:
+        """One optimiser step on the mean of the ranks' losses, each rank having `stage.accumulate` of them.
 
-        Raises OviError when the gradient is not finite; the weights are then as before.
+        A loss is taken when the one before it is done with. Returns the gradient's norm before clipping as "all", and
+        those of `parts`. Raises Diverged when the gradient is not finite; the weights are then as before.
         """
 
     def total(self, values: Tensor) -> Tensor:
@@ -84,22 +94,28 @@ class TorchEngine:
         self.device = torch.device("cuda" if _cuda() else "cpu")
         self.module = model.to(self.device, _dtype(training))
         self.forward = self.module
-        self._clip = stage.clip_norm
+        self._stage = stage
         self._weights = _trainable(self.module)
         self._masters = {name: _master(weight) for name, weight in self._weights.items()}
+        self._means = {name: _copy_here(master) for name, master in self._masters.items()} if stage.ema else {}
         self._adam = _adam(list(self._masters.values()), stage)
 
-    def step(self, loss: Tensor, lr: float) -> float:
-        loss.backward()
-        for name, master in self._masters.items():
-            master.grad = _take_grad(self._weights[name])
-        norm = float(torch.nn.utils.clip_grad_norm_(self._masters.values(), self._clip))
+    def step(self, losses: Iterable[Tensor], lr: float, parts: Parts | None = None) -> dict[str, float]:
+        self._adam.zero_grad()
+        for loss in losses:
+            _share(loss, self._stage.accumulate).backward()
+            for name, master in self._masters.items():
+                grad = _take_grad(self._weights[name])
+                master.grad = grad if master.grad is None else master.grad.add_(grad)
+        norms = {part: _norm(self._masters[name].grad for name in names) for part, names in (parts or {}).items()}
+        norm = float(torch.nn.utils.clip_grad_norm_(self._masters.values(), self._stage.clip_norm))
         _check(norm)
         _set_lr(self._adam, lr)
         self._adam.step()
         self._adam.zero_grad()
+        _follow(self._means.values(), self._masters.values(), self._stage.ema)
         self._show()
-        return norm
+        return {"all": norm, **norms}
 
     def total(self, values: Tensor) -> Tensor:
         return values.detach().cpu()
@@ -111,10 +127,13 @@ class TorchEngine:
         }
         first = self._adam.state[next(iter(self._masters.values()))]
         weights = {name: _copy(master) for name, master in self._masters.items()}
-        return State(int(first.get("step", 0)), weights, moments)
+        ema = {name: _copy(mean) for name, mean in self._means.items()}
+        return State(int(first.get("step", 0)), weights, moments, ema)
 
     @torch.no_grad()
     def restore(self, state: State) -> None:
+        for name, mean in self._means.items():
+            mean.copy_(state.ema[name])
         for name, master in self._masters.items():
             master.copy_(state.weights[name])
             moments = {kind: state.moments[kind][name].to(self.device, copy=True) for kind in MOMENTS}
@@ -135,7 +154,7 @@ class DeepSpeedEngine:
 
     def __init__(self, model: nn.Module, training: Training, stage: Stage, place: Place) -> None:
         deepspeed = _import_deepspeed()
-        self.rank, self.ranks = place.rank, place.ranks
+        self.rank, self.ranks, self._stage = place.rank, place.ranks, stage
         self.device = torch.device("cuda", place.rank % torch.cuda.device_count()) if _cuda() else torch.device("cpu")
         if not torch.distributed.is_initialized():
             torch.distributed.init_process_group(
@@ -151,14 +170,20 @@ class DeepSpeedEngine:
         )
         self.module = self._deepspeed.module
         self.forward = self._deepspeed
+        self._means = [_copy_here(flat) for flat in self._partitions()] if stage.ema else []
 
-    def step(self, loss: Tensor, lr: float) -> float:
+    def step(self, losses: Iterable[Tensor], lr: float, parts: Parts | None = None) -> dict[str, float]:
         _set_lr(self._adam, lr)
-        self._deepspeed.backward(loss)
-        self._deepspeed.step()  # a gradient that is not finite skips the update in here
+        norms: dict[str, float] = {}
+        for number, loss in enumerate(losses, 1):
+            self._deepspeed.backward(loss)
+            if parts and number == self._stage.accumulate:
+                norms = self._norms(parts)
+            self._deepspeed.step()  # a gradient that is not finite skips the update in here
         norm = float(self._deepspeed.get_global_grad_norm())
         _check(norm)
-        return norm
+        _follow(self._means, self._partitions(), self._stage.ema)
+        return {"all": norm, **norms}
 
     def total(self, values: Tensor) -> Tensor:
         values = values.detach().to(self.device)
@@ -166,12 +191,17 @@ class DeepSpeedEngine:
         return values.cpu()
 
     def state(self) -> State:
-        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+        from deepspeed.utils import safe_get_full_optimizer_state
 
         step = max(
             (int(self._adam.state[flat]["step"]) for flat in self._partitions() if self._adam.state[flat]), default=0
         )
-        weights = {name: safe_get_full_fp32_param(weight).cpu() for name, weight in self._weights.items()}
+        weights, ema = self._whole(), {}
+        if self._means:
+            kept = [flat.clone() for flat in self._partitions()]
+            self._fill(self._means)
+            ema = self._whole()
+            self._fill(kept)
         if step == 0:
             moments = {kind: {n: torch.zeros_like(w) for n, w in weights.items()} for kind in MOMENTS}
         else:
@@ -179,12 +209,16 @@ class DeepSpeedEngine:
                 kind: {name: safe_get_full_optimizer_state(w, kind).cpu() for name, w in self._weights.items()}
                 for kind in MOMENTS
             }
-        return State(step, weights, moments)
+        return State(step, weights, moments, ema)
 
     @torch.no_grad()
     def restore(self, state: State) -> None:
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
+        if self._means:
+            for name, weight in self._weights.items():
+                safe_set_full_fp32_param(weight, state.ema[name].to(self.device))
+            self._means = [_copy_here(flat) for flat in self._partitions()]
         for flat in self._partitions():  # Adam makes its moments on its first step, which is behind us
             moments = {kind: torch.zeros_like(flat) for kind in MOMENTS}
             self._adam.state[flat] = {"step": torch.tensor(float(state.step), device=self.device), **moments}
@@ -199,6 +233,27 @@ class DeepSpeedEngine:
     def close(self) -> None:
         self._deepspeed.destroy()
         torch.distributed.destroy_process_group()
+
+    def _whole(self) -> dict[str, Tensor]:
+        """What the ranks' shares of the master weights hold, put together."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        return {name: safe_get_full_fp32_param(weight).cpu() for name, weight in self._weights.items()}
+
+    @torch.no_grad()
+    def _fill(self, values: list[Tensor]) -> None:
+        for flat, value in zip(self._partitions(), values, strict=True):
+            flat.copy_(value)
+
+    def _norms(self, parts: Parts) -> dict[str, float]:
+        """Of the whole gradient, each rank having a share of it in hand between the backward pass and the step."""
+        squares = torch.zeros(len(parts), dtype=torch.float64, device=self.device)
+        for number, names in enumerate(parts.values()):
+            for weight in (self._weights[name] for name in names):
+                if weight._hp_mapping is not None:
+                    share = weight._hp_mapping.get_lp_grad_fragment(weight._index_in_param_group)
+                    squares[number] += share.double().square().sum()
+        return dict(zip(parts, self.total(squares).sqrt().tolist(), strict=True))
 
     def _partitions(self) -> list[Tensor]:
         """This rank's flat share of the master weights: what Adam really steps on."""
@@ -230,10 +285,11 @@ def _config(training: Training, stage: Stage, place: Place, weights: dict[str, n
     bucket = min(numbers + numbers % 2, 500_000_000)  # DeepSpeed reserves it at once, and wants it even
     return {
         "train_batch_size": stage.batch,
-        "train_micro_batch_size_per_gpu": stage.batch // place.ranks,
-        "gradient_accumulation_steps": 1,
+        "train_micro_batch_size_per_gpu": stage.batch // place.ranks // stage.accumulate,
+        "gradient_accumulation_steps": stage.accumulate,
         "gradient_clipping": stage.clip_norm,
         "bf16": {"enabled": training.precision == "bf16"},
+        **({"data_types": {"grad_accum_dtype": "fp32"}} if stage.accumulate > 1 else {}),
         "zero_allow_untested_optimizer": True,
         "zero_optimization": {
             "stage": training.zero_stage,
@@ -269,6 +325,25 @@ def _copy(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True)
 
 
+def _copy_here(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone()
+
+
+def _share(loss: Tensor, accumulate: int) -> Tensor:
+    return loss if accumulate == 1 else loss / accumulate
+
+
+def _norm(grads: Iterable[Tensor | None]) -> float:
+    return math.sqrt(sum(float(grad.double().square().sum()) for grad in grads if grad is not None))
+
+
+@torch.no_grad()
+def _follow(means: Iterable[Tensor], weights: Iterable[Tensor], decay: float) -> None:
+    """Move the running means towards the weights; element by element, so that it does not matter who holds which."""
+    for mean, weight in zip(means, weights, strict=False):
+        mean.lerp_(weight, 1 - decay)
+
+
 def _take_grad(weight: nn.Parameter) -> Tensor:
     """The gradient in fp32 (zeros where the loss did not reach the weight), taken off the parameter."""
     grad, weight.grad = weight.grad, None
@@ -285,4 +360,4 @@ def _dtype(training: Training) -> torch.dtype:
 
 def _check(norm: float) -> None:
     if not math.isfinite(norm):
-        raise OviError("the gradient is not finite: training diverged; lower the learning rate or look at the data")
+        raise Diverged("the gradient is not finite")

@@ -22,7 +22,7 @@ from ovi.training.recipes import Recipe
 CODEC = "codec"  # the model folder of the frozen parts, beside those of the stages
 
 # What a stage's weights do not depend on: a checkpoint made under other values of these is still good.
-INDIFFERENT = {"validate_every", "checkpoint_every", "sample_clips"}
+INDIFFERENT = {"accumulate", "validate_every", "checkpoint_every", "sample_clips", "sample_every", "source"}
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,10 @@ class Job:
     def make(cls, stage: str, settings: Settings, latents: Path, models: Path, checkpoints: Path) -> Job:
         """Raises OviError for missing inputs, ConfigError for settings that can never work."""
         recipe = recipes.get(stage, settings)
-        parents = [_parent(models, name, f"train {name.replace('_', '-')}") for name in recipe.parents]
-        source = recipe.source(settings)
         key = {
             "settings": _digest(_what_matters(recipe, settings)),
             "data": _data(latents),
-            "parents": _digest(parents if source is None else _source(source)),
+            "parents": _digest(_start(recipe, settings, models)),
         }
         if len(recipe.modalities) > 1:
             _parent(models, CODEC, "encode")  # its result can generate, and needs the frozen parts for that
@@ -80,10 +78,12 @@ class Job:
 
 
 def _what_matters(recipe: Recipe, settings: Settings) -> dict[str, Any]:
+    low_rank = recipe.lora(settings)
     return {
         "stage": recipe.settings(settings).model_dump(mode="json", exclude=INDIFFERENT),
         "model": settings.model.model_dump(mode="json"),
         "text": settings.text.model_dump(mode="json"),
+        "lora": None if low_rank is None else low_rank.model_dump(mode="json"),
         "precision": settings.training.precision,
         "seed": settings.seed,
     }
@@ -95,6 +95,16 @@ def _data(latents: Path) -> str:
     if not files:
         raise OviError(f"{latents}: no latents in here; run `ovi encode` first")
     return _digest([(Path(file).name, storage.sha256(file)) for file in files])
+
+
+def _start(recipe: Recipe, settings: Settings, models: Path) -> list[Any]:
+    """Of all weights the stage starts from."""
+    source = recipe.source(settings)
+    if source is None:
+        return [_parent(models, name, f"train {name.replace('_', '-')}") for name in recipe.parents]
+    if len(recipe.modalities) > 1:
+        return [_parent(source.parent, source.name, "weights import")]
+    return _source(source)
 
 
 def _parent(models: Path, name: str, command: str) -> str:

@@ -7,32 +7,37 @@ Try it: `ovi train fusion --set training.fusion.steps=20`.
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from ovi import storage
-from ovi.config import Stage
+from ovi.config import FusionStage, Stage
 from ovi.errors import OviError, Preempted
 from ovi.progress import Progress
 from ovi.training import engine as engines
-from ovi.training import showcase, towers
+from ovi.training import gpus, showcase, towers, watch
 from ovi.training.batches import Batch, Chances, assemble
 from ovi.training.checkpoint import Checkpoint, Checkpoints
-from ovi.training.engine import Engine, Place
+from ovi.training.engine import Diverged, Engine, Place
 from ovi.training.job import Job
 from ovi.training.latents import LatentSet, Pool, Shapes, read_empty_text
+from ovi.training.loader import Loader
 from ovi.training.meter import Meter
 from ovi.training.objective import losses
-from ovi.training.order import Draws, Order
+from ovi.training.order import Draws, Order, Pick
 from ovi.training.validate import Losses, Validation
 
 POINTS = 100  # of the loss curve
 LENGTHS = 94  # audio latents, 3 s: sounds whose lengths differ by less may share a batch
+RECENT = 100  # steps whose mean loss a spike is measured against
+RETURNS = 3  # to a checkpoint, before a training that diverges is given up
 
 
 class Record(Protocol):
@@ -50,6 +55,9 @@ class History:
     towers: Losses = field(default_factory=dict)  # of the fusion model's towers before they met
     curve: list[dict[str, Any]] = field(default_factory=list)
     recent: list[dict[str, float]] = field(default_factory=list)  # steps since the curve's last point
+    levels: list[float] = field(default_factory=list)  # losses by noise level since then, as watch.by_level sums them
+    losses: list[float] = field(default_factory=list)  # of the last steps, where spikes are looked for
+    skipped: list[list[int]] = field(default_factory=list)  # [first, last] batches left out after a divergence
 
 
 def train(job: Job, place: Place, progress: Progress, run: Record, stop: Callable[[], bool]) -> dict[str, Any]:
@@ -70,9 +78,10 @@ class _Training:
         self.pool = self._pool()
         groups = [_group(shapes, job.recipe.modalities) for shapes in self.pool.shapes]
         self.order = Order(groups, job.settings.seed, self.stage.batch)
-        self.chances = Chances(self.stage.caption_dropout, job.recipe.first_frame_share(job.settings), self.stage.shift)
+        self.chances = chances(job)
         self.weights = job.recipe.weights(job.settings)
         model = towers.build(job.recipe, job.settings, job.models)
+        self.kinds = watch.kinds(name for name, weight in model.named_parameters() if weight.requires_grad)
         self.engine: Engine = engines.make(model, training, self.stage, place)
         self.held_out = Pool([LatentSet.open(job.latents, name, "val") for name in self.sets])
         self.validation = Validation(
@@ -80,7 +89,10 @@ class _Training:
         )
         self.store = Checkpoints(job.folder, job.key, training.keep_checkpoints, progress.note)
         self.history = History()
-        self.meter = Meter()
+        self.work = watch.Workload(job.recipe, job.settings)
+        self.meter = Meter(self.engine.ranks, _peak(training.precision))
+        self.loader = Loader(self._parts, training.loader_workers)
+        self.batch = self.returns = 0
         self.ready = time.time() - job.began
 
     def run(self) -> dict[str, Any]:
@@ -91,49 +103,108 @@ class _Training:
         if step == 0:
             self._first_look()
         while step < steps:
-            stopping = self._step(step)
+            try:
+                stopping = self._step(step)
+            except Diverged as error:
+                step = self._return(step, str(error))
+                continue
             step += 1
+            self.batch += 1
             self._note_point(step)
             if stopping or step == steps or step % self.stage.checkpoint_every == 0:
                 self._save(step)
             if stopping and step < steps:
                 raise Preempted(f"{self.job.stage}: stopped after step {step} of {steps}, which is saved; run it again")
+            if self._showing(step):
+                self._show_now(step)
+        self.loader.close()
         return self._finish()
 
     def _step(self, step: int) -> bool:
-        """One optimiser step. True when some rank was asked to stop."""
+        """One optimiser step. True when some rank was asked to stop; raises Diverged when it must not count."""
         with self.meter.waiting():
-            batch = self._batch(step)
-        found = losses(self.engine.forward, batch)
-        means = {name: value.mean() for name, value in found.items()}
-        loss = torch.stack([self.weights[name] * value for name, value in means.items()]).sum()
+            parts = self.loader.take(self.batch)
         lr = rate(self.stage, step)
-        norm = self.engine.step(loss, lr)
-        mine = torch.stack([loss.detach(), *(value.detach() for value in means.values())]).double().cpu()
+        seen: list[Tensor] = []
+        norms = self.engine.step(self._losses(parts, seen), lr, self.kinds if self._due(step + 1) else None)
         flag = torch.tensor([float(self.stop())], dtype=torch.float64)
-        *values, stopping = self.engine.total(torch.cat((mine, flag))).tolist()
-        names = ["loss", *(f"loss_{name}" for name in means)]
-        figures = {name: value / self.engine.ranks for name, value in zip(names, values, strict=True)}
-        self.history.recent.append({**figures, "grad_norm": norm, "lr": lr})
-        self.meter.step(self.stage.batch)
+        *values, stopping = self.engine.total(torch.cat((torch.stack(seen).sum(0).cpu(), flag))).tolist()
+        names = ["loss", *(f"loss_{name}" for name in self.weights)]
+        of = self.engine.ranks * self.stage.accumulate
+        figures = {name: value / of for name, value in zip(names, values[: len(names)], strict=True)}
+        self._look_for_spike(figures["loss"])
+        self.history.recent.append({**figures, "grad_norm": norms.pop("all"), "lr": lr})
+        levels, before = values[len(names) :], self.history.levels
+        self.history.levels = [a + b for a, b in zip(before, levels, strict=True)] if before else levels
+        self.norms = norms
+        work = [self.work.of(self.pool.shapes[pick.index]) for pick in self.order.batch(self.batch)]
+        self.meter.step(len(work), sum(w.forward + w.backward for w in work), sum(w.repeated for w in work))
         self.progress.advance(1, loss=figures["loss"])
         return stopping > 0
 
-    def _batch(self, step: int) -> Batch:
-        """This rank's share of batch `step`: every ranks-th sample of it."""
-        picks = self.order.batch(step)[self.engine.rank :: self.engine.ranks]
+    def _losses(self, parts: list[Batch], seen: list[Tensor]) -> Iterator[Tensor]:
+        """The loss of each part; what is to be known of it goes into `seen`, as numbers that are added up."""
+        for part in parts:
+            batch = part.to(self.engine.device)
+            found = losses(self.engine.forward, batch)
+            means = {name: value.mean() for name, value in found.items()}
+            loss = torch.stack([self.weights[name] * value for name, value in means.items()]).sum()
+            mine = torch.stack([loss.detach(), *(value.detach() for value in means.values())]).double()
+            seen.append(torch.cat((mine, watch.by_level(found, batch).flatten())))
+            yield loss
+
+    def _look_for_spike(self, loss: float) -> None:
+        if not self.stage.spike:
+            return
+        recent = self.history.losses
+        if len(recent) == RECENT and loss > self.stage.spike * sum(recent) / RECENT:
+            raise Diverged(f"the loss {loss:.4g} is {loss * RECENT / sum(recent):.1f} times that of the steps before")
+        self.history.losses = [*recent, loss][-RECENT:]
+
+    def _return(self, step: int, why: str) -> int:
+        """Back to the newest checkpoint, leaving out the batches since; its step. Every rank decides the same."""
+        self.returns += 1
+        found = self.store.newest() if self.returns <= RETURNS else None
+        where = f"{self.job.stage}: step {step + 1}: {why}"
+        if found is None:
+            raise OviError(f"{where}: training diverged; lower the learning rate or look at the data")
+        lost = [found.next_batch, self.batch]
+        self.progress.note(f"{where}; back to step {found.step}, leaving out batches {lost[0]} to {lost[1]}")
+        self.engine.restore(found.state)
+        self.history = History(**found.history)
+        self.history.skipped.append(lost)
+        self.batch = lost[1] + 1
+        self.record.log_metrics({"skipped_batches": sum(b - a + 1 for a, b in self.history.skipped)}, found.step)
+        return found.step
+
+    def _parts(self, number: int) -> list[Batch]:
+        """This rank's share of a batch, every ranks-th sample of it, in the parts that are computed one by one."""
+        mine = self.order.batch(number)[self.engine.rank :: self.engine.ranks]
+        return [self._part(mine[first :: self.stage.accumulate]) for first in range(self.stage.accumulate)]
+
+    def _part(self, picks: list[Pick]) -> Batch:
         draws = [Draws(self.job.settings.seed, self.job.stage, self.pool.names[p.index], p.visit) for p in picks]
         samples = [self.pool.read(pick.index) for pick in picks]
-        return assemble(samples, draws, self.job.recipe.modalities, self.chances, self.empty).to(self.engine.device)
+        return assemble(samples, draws, self.job.recipe.modalities, self.chances, self.empty)
+
+    def _validating(self, step: int) -> bool:
+        return step == self.stage.steps or step % self.stage.validate_every == 0
+
+    def _due(self, step: int) -> bool:
+        """Whether the curve gets a point after so many steps."""
+        return self._validating(step) or step % max(1, self.stage.steps // POINTS) == 0
 
     def _note_point(self, step: int) -> None:
         """A point of the curve where one is due, with a validation where one is due."""
-        validating = step == self.stage.steps or step % self.stage.validate_every == 0
-        if not validating and step % max(1, self.stage.steps // POINTS):
+        if not self._due(step):
             return
+        validating = self._validating(step)
         recent, self.history.recent = self.history.recent, []
+        levels, self.history.levels = self.history.levels, []
         point: dict[str, Any] = {"step": step}
         point |= {name: sum(figures[name] for figures in recent) / len(recent) for name in recent[0]}
+        point |= watch.level_figures(list(self.weights), levels)
+        point |= {f"grad_norm/{kind}": norm for kind, norm in self.norms.items()}
         speed = self.meter.read()
         if validating:
             with self.meter.paused():
@@ -166,7 +237,7 @@ class _Training:
         if found is None:
             return 0
         self.engine.restore(found.state)
-        self.history = History(**found.history)
+        self.history, self.batch = History(**found.history), found.next_batch
         for point in self.history.curve:  # a killed run may not have sent them all; sent twice they count once
             self._send(point)
         self.progress.note(f"{self.job.stage}: continuing after step {found.step} of {self.stage.steps}")
@@ -176,27 +247,50 @@ class _Training:
         with self.meter.paused():
             state = self.engine.state()
             if self.engine.rank == 0:
-                self.store.save(Checkpoint(step, state, vars(self.history)))
+                self.store.save(Checkpoint(step, state, vars(self.history), self.batch))
 
     def _finish(self) -> dict[str, Any]:
-        metrics = self._metrics()
         state = self.engine.state()
+        if self.stage.export_ema:  # what is measured last is what is exported
+            self.engine.restore(replace(state, weights=state.ema))
+            if self.stage.steps:
+                self.history.curve[-1] |= self._validated()
+        metrics = self._metrics()
         if self.engine.rank == 0:
-            lineage = {"stage": self.job.stage, "steps": self.stage.steps, **self.job.key}
-            job = self.job
-            towers.save(job.recipe, job.settings, job.models, self.engine.module, state.weights, lineage)
+            self._export(state.ema if self.stage.export_ema else state.weights)
             storage.write_json(self.job.out / "metrics.json", metrics)
         self.engine.close()
         if self.engine.rank == 0 and self.stage.sample_clips:
-            self._show()
+            self._show(state)
         return {"metrics": metrics, "summary": self._summary(metrics)}
 
-    def _show(self) -> None:
-        """Sample clips of the first held-out captions that differ."""
+    def _export(self, weights: dict[str, Tensor], out: Path | None = None) -> None:
+        """Write the model folder of these weights, or one elsewhere."""
+        job, lineage = self.job, {"stage": self.job.stage, "steps": self.stage.steps, **self.job.key}
+        towers.save(job.recipe, job.settings, job.models, self.engine.module, weights, lineage, out)
+
+    def _showing(self, step: int) -> bool:
+        every = self.stage.sample_every if self.stage.sample_clips else 0
+        return every > 0 and step % every == 0 and step < self.stage.steps
+
+    def _show_now(self, step: int) -> None:
+        with self.meter.paused():
+            state = self.engine.state()
+            if self.engine.rank == 0:
+                self._show(state, f"step-{step:06d}")
+
+    def _show(self, state: engines.State, name: str = "") -> None:
+        """Sample clips of the first held-out captions that differ, of the running mean where there is one."""
         captions = list(dict.fromkeys(self.held_out.read(index).caption for index in range(len(self.held_out))))
-        captions, out = captions[: self.stage.sample_clips], self.job.folder / "samples"
-        for path in showcase.sample(self.job.out, captions, out, self.job.settings, self.progress):
-            self.record.log_file(path, "samples")
+        captions, out = captions[: self.stage.sample_clips], self.job.folder / "samples" / name
+        model = self.job.out
+        if name or self.stage.ema:
+            model = self.job.folder / "shown"
+            self._export(state.ema or state.weights, model)
+        for path in showcase.sample(model, captions, out, self.job.settings, self.progress):
+            self.record.log_file(path, f"samples/{name}".rstrip("/"))
+        if model != self.job.out:
+            shutil.rmtree(model)
 
     def _summary(self, metrics: dict[str, Any]) -> dict[str, Any]:
         """The figures worth a line, with this attempt's times, which no file that is compared may hold."""
@@ -212,7 +306,7 @@ class _Training:
             "stage": self.job.stage,
             "steps": self.stage.steps,
             "val": {"start": self.history.start, "end": end},
-            "curve": self.history.curve,
+            "curve": [{name: x for name, x in point.items() if "/" not in name} for point in self.history.curve],
         }
         if len(self.weights) > 1:
             compared = {**self.validation.partners(self.engine), "tower": self.history.towers}
@@ -232,6 +326,20 @@ class _Training:
         raise OviError(
             f"{self.job.latents}: no training samples for {recipe.stage}; the clip report says what was rejected"
         )
+
+
+def chances(job: Job) -> Chances:
+    """How the stage draws."""
+    stage = job.recipe.settings(job.settings)
+    shared = stage.shared_t if isinstance(stage, FusionStage) else True
+    first_frame = job.recipe.first_frame_share(job.settings)
+    return Chances(stage.caption_dropout, first_frame, stage.shift, stage.t, shared)
+
+
+def _peak(precision: str) -> float | None:
+    if precision != "bf16" or not torch.cuda.is_available():
+        return None
+    return gpus.peak(torch.cuda.get_device_name())
 
 
 def _group(shapes: Shapes, modalities: Sequence[str]) -> str:

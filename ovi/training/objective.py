@@ -27,8 +27,10 @@ def losses(network: Callable[..., Any], batch: Batch, **named: Any) -> dict[str,
         video[:, :, 0] = torch.where(batch.clean[:, None, None, None], batch.video[:, :, 0], video[:, :, 0])
         named["first_frame_clean"] = batch.clean if bool(batch.clean.any()) else False
     if batch.audio is not None and batch.audio_noise is not None:
-        audio = interpolate(batch.audio, batch.audio_noise, batch.t)
+        audio = interpolate(batch.audio, batch.audio_noise, batch.t if batch.audio_t is None else batch.audio_t)
         named["audio_lens"] = batch.audio_lens
+        if batch.audio_t is not None:
+            named["audio_t"] = TIMESTEPS * batch.audio_t
     video_velocity, audio_velocity = network(video, audio, TIMESTEPS * batch.t, batch.text, batch.text_lens, **named)
     found = {}
     if batch.video is not None and batch.video_noise is not None:

@@ -6,14 +6,16 @@ Try it: `python -c "from ovi.training.recipes import RECIPES; print(RECIPES['fus
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ovi.config import FusionStage, Settings, Stage, VideoStage
+from ovi.config import FusionStage, Lora, Settings, Stage, VideoStage
 from ovi.errors import ConfigError
 
 ALL = r".*"
 ATTENTION = r".*\.blocks\.\d+\.(self_attn|cross_attn)\..*"  # with the fusion parameters, which live in cross_attn
+LOW_RANK = ("lora_down", "lora_up")  # ends of the names of a projection's low-rank addition
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,25 @@ class Recipe:
         return getattr(settings.training, self.stage)
 
     def source(self, settings: Settings) -> Path | None:
-        """The folder of released weights that it starts from instead of from scratch."""
+        """What it starts from instead of its parents: a folder of released files, or a model folder for both towers."""
         stage = self.settings(settings)
-        return Path(stage.source) if isinstance(stage, VideoStage) and stage.source else None
+        return Path(stage.source) if isinstance(stage, (VideoStage, FusionStage)) and stage.source else None
+
+    def lora(self, settings: Settings) -> Lora | None:
+        return settings.training.lora if self.stage == "fusion" else None
+
+    def hears(self, settings: Settings) -> bool:
+        """Whether the towers hear each other."""
+        stage = self.settings(settings)
+        return isinstance(stage, FusionStage) and stage.fusion
+
+    def learns(self, name: str, settings: Settings) -> bool:
+        """Whether the parameter is trained; the fusion parameters only where something uses them."""
+        if "fusion" in name and not self.hears(settings):
+            return False
+        if self.lora(settings) is not None and not name.endswith(LOW_RANK):
+            return False
+        return re.fullmatch(self.trains, name) is not None
 
     def weights(self, settings: Settings) -> dict[str, float]:
         """The share of each modality in the loss (paper: 0.85 video, 0.15 audio)."""
@@ -61,12 +79,19 @@ def get(stage: str, settings: Settings) -> Recipe:
     training = settings.training
     if stage not in RECIPES:
         raise ConfigError(f"{stage}: no such training stage; there are {', '.join(RECIPES)}")
+    asked = RECIPES[stage].settings(settings)
+    ranks = training.ranks if training.engine == "deepspeed" else 1
+    if asked.batch % (ranks * asked.accumulate):
+        times = f" times accumulate={asked.accumulate}" if asked.accumulate > 1 else ""
+        raise ConfigError(f"training.{stage}.batch: {asked.batch} is not a multiple of training.ranks={ranks}{times}")
     if training.engine == "deepspeed":
-        batch = RECIPES[stage].settings(settings).batch
-        if batch % training.ranks:
-            raise ConfigError(f"training.{stage}.batch: {batch} is not a multiple of training.ranks={training.ranks}")
         if training.zero_stage == 3:
             raise ConfigError("training.zero_stage: 3 has no checkpoints that any number of ranks can read; use 1 or 2")
+        if training.zero_stage == 1 and training.precision == "bf16" and asked.accumulate > 1:
+            raise ConfigError(
+                f"training.zero_stage: 1 adds the gradients of training.{stage}.accumulate={asked.accumulate} parts "
+                "up in bf16, which loses some; use 2"
+            )
     if len(RECIPES[stage].modalities) == 1 and RECIPES[stage].settings(settings).sample_clips:
         raise ConfigError(f"training.{stage}.sample_clips: one tower alone makes no clips; set it for training.fusion")
     return RECIPES[stage]

@@ -1,4 +1,4 @@
-"""Clips of held-out captions, sampled when the fusion model is done, to be seen and heard beside its figures.
+"""Clips of held-out captions, sampled while and after the fusion model trains, to be seen and heard beside its figures.
 
 They lie in checkpoints/fusion/samples and go into the MLflow run.
 Try it: `ovi train fusion --set training.fusion.sample_clips=2`.

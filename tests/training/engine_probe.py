@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -17,7 +18,9 @@ from ovi import config
 from ovi.config import Stage, Training
 from ovi.training import engine as engines
 
-STAGE = Stage(steps=20, batch=8, lr=1e-2, betas=(0.9, 0.95), clip_norm=0.5)
+STAGE = Stage(steps=20, batch=8, lr=1e-2, betas=(0.9, 0.95), clip_norm=0.5, ema=0.9)
+IN_PARTS = STAGE.model_copy(update={"accumulate": 2})
+PARTS = {"body": ["body.weight", "body.bias"], "ends": ["open.weight", "close.bias"]}
 
 
 class Toy(nn.Module):
@@ -50,19 +53,32 @@ def batch(step: int, rank: int, ranks: int) -> tuple[Tensor, Tensor]:
     return x[rank::ranks], x.flip(1)[rank::ranks] ** 2
 
 
-def run(engine: engines.Engine, first: int, last: int) -> list[float]:
-    losses = []
+def run(engine: engines.Engine, first: int, last: int, parts: int = 1) -> list[float]:
+    return [row[0] for row in watched(engine, first, last, parts)]
+
+
+def watched(engine: engines.Engine, first: int, last: int, parts: int = 1) -> list[list[float]]:
+    """Of every step the loss, the gradient's norm and those of PARTS."""
+    rows = []
     for step in range(first, last):
         x, y = batch(step, engine.rank, engine.ranks)
-        loss = ((engine.forward(x) - y) ** 2).mean()
-        engine.step(loss, lr=STAGE.lr * (0.5 if step > 10 else 1.0))
-        losses.append(float(engine.total(loss)) / engine.ranks)
-    return losses
+        seen: list[Tensor] = []
+
+        def losses(x: Tensor = x, y: Tensor = y, seen: list[Tensor] = seen) -> Iterator[Tensor]:
+            for part in range(parts):
+                seen.append(((engine.forward(x[part::parts]) - y[part::parts]) ** 2).mean())
+                yield seen[-1]
+
+        norms = engine.step(losses(), STAGE.lr * (0.5 if step > 10 else 1.0), PARTS)
+        total = float(engine.total(torch.stack(seen).detach().sum())) / engine.ranks / parts
+        rows.append([total, *norms.values()])
+    return rows
 
 
 def save(state: engines.State, path: Path) -> None:
     moments = {f"{kind}.{name}": x for kind, values in state.moments.items() for name, x in values.items()}
     tensors = {f"weights.{name}": x for name, x in state.weights.items()} | moments
+    tensors |= {f"ema.{name}": x for name, x in state.ema.items()}
     save_file({name: x.detach().contiguous() for name, x in tensors.items()} | {"step": torch.tensor(state.step)}, path)
 
 
@@ -88,6 +104,10 @@ def main(rank: int, ranks: int, meeting: Path, out: Path) -> None:
         for name, state in states.items():
             if rank == 0:
                 save(state, out / f"{case}-{name}.safetensors")
+    for case, values in {"parts1": {"zero_stage": 1}, "parts2": {"zero_stage": 2}}.items():
+        losses[case] = watched(engines.make(Toy(), training(**values), IN_PARTS, place), 0, 20, 2)
+    bf16 = training(zero_stage=2, precision="bf16")
+    losses["parts-bf16"] = watched(engines.make(Toy(), bf16, IN_PARTS, place), 0, 20, 2)
     if rank == 0:
         (out / "losses.json").write_text(json.dumps(losses))
     straight.close()

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from ovi.training.batches import Batch, Chances, assemble
 from ovi.training.latents import LatentSet, Pool, Sample, read_empty_text
@@ -88,6 +90,38 @@ def test_a_shift_leans_the_same_draw_towards_noise() -> None:
     )
     torch.testing.assert_close(leaning.t, 3 * plain.t / (1 + 2 * plain.t))
     assert torch.all(leaning.t > plain.t)
+
+
+def test_levels_are_drawn_as_asked() -> None:
+    """Uniform, or the logistic function of a normal draw; shared, or each modality its own."""
+    chosen = samples("av", 4)
+    names = [sample.clip_id for sample in chosen]
+    found: dict[str, list[float]] = {"uniform": [], "logit_normal": [], "audio": []}
+    for visit in range(500):
+        plain = assemble(chosen, draws(names, visit), ("audio",), Chances(), EMPTY)
+        apart = assemble(chosen, draws(names, visit), ("audio",), Chances(t="logit_normal", shared_t=False), EMPTY)
+        assert plain.audio_t is None
+        found["uniform"] += plain.t.tolist()
+        found["logit_normal"] += apart.t.tolist()
+        found["audio"] += apart.audio_t.tolist()
+    assert stats.kstest(found["uniform"], "uniform").pvalue > 0.01
+    for name in ("logit_normal", "audio"):
+        t = np.array(found[name])
+        assert stats.kstest(np.log(t / (1 - t)), "norm").pvalue > 0.01
+    assert abs(np.corrcoef(found["logit_normal"], found["audio"])[0, 1]) < 0.08
+
+
+def test_dropped_captions_are_a_tenth_and_independent_between_epochs() -> None:
+    """Chi-square of 5,000 samples by how many of their 8 epochs had no caption, against the binomial distribution."""
+    dropped = np.array([
+        [Draws(0, "fusion", f"av/{sample}", visit).uniform("caption") < 0.1 for visit in range(8)]
+        for sample in range(5000)
+    ])  # fmt: skip
+    assert abs(dropped.mean() - 0.1) < 0.005
+    counts = np.bincount(dropped.sum(1), minlength=9)
+    binomial = stats.binom.pmf(np.arange(9), 8, 0.1) * len(dropped)
+    counts, binomial = (np.append(x[:4], x[4:].sum()) for x in (counts, binomial))
+    assert stats.chisquare(counts, binomial).pvalue > 0.01
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 import resource
 import signal
 import time
@@ -21,12 +22,17 @@ def checkpoint(step: int) -> Checkpoint:
     draw = torch.Generator().manual_seed(step)
     weights = {name: torch.randn(5, 3, generator=draw) for name in ("b.weight", "a.weight")}
     moments = {kind: {name: torch.randn(5, 3, generator=draw) for name in weights} for kind in MOMENTS}
-    return Checkpoint(step, State(step, weights, moments), {"curve": [{"step": step, "loss": 0.1}]})
+    ema = {name: torch.randn(5, 3, generator=draw) for name in weights}
+    return Checkpoint(step, State(step, weights, moments, ema), {"curve": [{"step": step, "loss": 0.1}]}, step)
 
 
 def same(one: Checkpoint, two: Checkpoint) -> bool:
     tensors = [
-        {**c.state.weights, **{f"{k}.{n}": x for k, v in c.state.moments.items() for n, x in v.items()}}
+        {
+            **c.state.weights,
+            **{f"ema.{n}": x for n, x in c.state.ema.items()},
+            **{f"{k}.{n}": x for k, v in c.state.moments.items() for n, x in v.items()},
+        }
         for c in (one, two)
     ]
     return (
@@ -84,6 +90,26 @@ def test_a_damaged_checkpoint_is_passed_over(store: Checkpoints, tmp_path: Path,
     assert same(found, checkpoint(5))
     assert len(notes) == 1
     assert "step-000010 is damaged" in notes[0]
+
+
+def test_no_bit_of_a_checkpoint_can_change_unseen(store: Checkpoints, tmp_path: Path, notes: list[str]) -> None:
+    """Above all not in its description, where another bit may be another step or another key."""
+    store.save(checkpoint(5))
+    newest = store.save(checkpoint(10))
+    draw = random.Random(0)
+    for path in [newest / "checkpoint.json"] * 60 + sorted(newest.iterdir()) * 6:
+        data = path.read_bytes()
+        wrong = bytearray(data)
+        wrong[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+        path.write_bytes(wrong)
+        found = store.newest()
+        assert found is not None
+        assert same(found, checkpoint(5))
+        assert f"step-000010 is damaged ({path.name}" in notes.pop() or path.name == "checkpoint.json"
+        path.write_bytes(data)
+    found = store.newest()
+    assert found is not None
+    assert found.step == 10
 
 
 def test_other_settings_or_data_start_anew(store: Checkpoints, tmp_path: Path) -> None:

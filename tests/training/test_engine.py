@@ -58,6 +58,13 @@ def torch_engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
         resumed.restore(middle)
         assert probe.run(resumed, 6, 20) == losses[case][6:]
         probe.save(resumed.state(), out / f"{case}-resumed.safetensors")
+    for case, precision in (("parts", "fp32"), ("parts-bf16", "bf16")):
+        for parts in (1, 2, 4):
+            stage = probe.STAGE.model_copy(update={"accumulate": parts})
+            set_up = probe.training(engine="torch", precision=precision)
+            losses[f"{case}{parts}"] = probe.watched(
+                engines.make(probe.Toy(), set_up, stage, engines.Place()), 0, 20, parts
+            )
     (out / "losses.json").write_text(json.dumps(losses))
     return out
 
@@ -118,10 +125,10 @@ def test_frozen_weights_are_no_state_and_do_not_move(torch_engine: Path) -> None
 def test_a_checkpoint_of_ranks_continues_in_one_process(deepspeed: Path) -> None:
     tensors = load_file(deepspeed / "zero1-middle.safetensors")
     parts = {kind: {n.removeprefix(f"{kind}."): x for n, x in tensors.items() if n.startswith(f"{kind}.")}
-             for kind in ("weights", *engines.MOMENTS)}  # fmt: skip
+             for kind in ("weights", "ema", *engines.MOMENTS)}  # fmt: skip
     engine = engines.make(probe.Toy(), probe.training(engine="torch"), probe.STAGE, engines.Place())
-    weights = parts.pop("weights")
-    engine.restore(engines.State(int(tensors["step"]), weights, parts))
+    weights, ema = parts.pop("weights"), parts.pop("ema")
+    engine.restore(engines.State(int(tensors["step"]), weights, parts, ema))
     assert probe.run(engine, 6, 20) == pytest.approx(losses(deepspeed)["zero1"][6:], rel=1e-5)
 
 
@@ -130,5 +137,37 @@ def test_a_gradient_that_is_not_finite_stops_and_leaves_the_weights() -> None:
     engine = engines.make(model, probe.training(engine="torch"), probe.STAGE, engines.Place())
     before = {name: x.clone() for name, x in engine.state().weights.items()}
     with pytest.raises(OviError, match="not finite"):
-        engine.step(engine.forward(torch.full((2, 7), torch.inf)).mean(), 0.1)
+        engine.step([engine.forward(torch.full((2, 7), torch.inf)).mean()], 0.1)
     assert all(torch.equal(before[name], x) for name, x in engine.state().weights.items())
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_a_batch_in_parts_is_a_batch(torch_engine: Path, parts: int) -> None:
+    """Losses and norms of twenty steps; the sums are rounded otherwise."""
+    found = losses(torch_engine)
+    for ours, theirs in zip(found[f"parts{parts}"], found["parts1"], strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5)
+    assert found[f"parts{parts}"][0] == pytest.approx(found["parts1"][0], rel=1e-6)
+
+
+@pytest.mark.parametrize("case", ["parts1", "parts2"])
+def test_ranks_take_batches_in_parts_and_know_the_norms_of_parts(
+    deepspeed: Path, torch_engine: Path, case: str
+) -> None:
+    ours, theirs = losses(deepspeed)[case], losses(torch_engine)["parts1"]
+    assert ours[0] == pytest.approx(theirs[0], rel=1e-6)
+    for row, other in zip(ours, theirs, strict=True):
+        assert row == pytest.approx(other, rel=1e-4)
+
+
+def test_parts_are_added_up_in_fp32(deepspeed: Path, torch_engine: Path) -> None:
+    ours, theirs = losses(deepspeed)["parts-bf16"], losses(torch_engine)["parts-bf161"]
+    assert [row[0] for row in ours] == pytest.approx([row[0] for row in theirs], rel=0.05)
+
+
+def test_the_running_mean_follows_the_weights(torch_engine: Path) -> None:
+    start, first = (load_file(torch_engine / f"fp32-{name}.safetensors") for name in ("start", "first"))
+    for name in (name for name in start if name.startswith("weights.")):
+        mean = "ema." + name.removeprefix("weights.")
+        assert torch.equal(start[mean], start[name])
+        torch.testing.assert_close(first[mean], 0.9 * start[name] + 0.1 * first[name])

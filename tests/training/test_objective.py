@@ -53,6 +53,15 @@ def test_inputs_lie_on_the_straight_path_and_t_counts_to_a_thousand() -> None:
     assert oracle.t.tolist() == [0.0, 1000.0, 250.0]
 
 
+def test_each_modality_may_have_its_own_t() -> None:
+    known = dataclasses.replace(batch(), t=torch.tensor([0.0, 1.0, 0.25]), audio_t=torch.tensor([1.0, 0.0, 0.5]))
+    oracle = Oracle(known)
+    losses(oracle, known)
+    torch.testing.assert_close(oracle.video[1], known.video_noise[1])
+    torch.testing.assert_close(oracle.audio[1], known.audio[1])
+    assert oracle.named["audio_t"].tolist() == [1000.0, 0.0, 500.0]
+
+
 def test_a_given_first_frame_is_clean_and_not_scored() -> None:
     known = dataclasses.replace(batch(), clean=torch.tensor([True, False, True]))
     oracle = Oracle(known)
