@@ -76,6 +76,7 @@ class Lineage:
             self._workspace.record(stage, state="killed", key=key, run=run.id)
             return
         done = hashes is not None
+        run.log_metrics(outcome.result.get("figures", {}))  # of stages that may not know of MLflow themselves
         run.log_metrics({"stage/seconds": outcome.seconds, "stage/peak_gib": outcome.peak_bytes / 2**30})
         run.set_tags({f"ovi.output.{path}": value for path, value in (hashes or {}).items()})
         run.close("FINISHED" if done else "KILLED" if outcome.status in STOPPED else "FAILED")

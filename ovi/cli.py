@@ -15,16 +15,22 @@ from typing import Annotated
 
 import typer
 
-from ovi import config, weights_cli
+from ovi import compare_cli, config, weights_cli
 from ovi.errors import EXIT_CONFIG, EXIT_FAILED, ConfigError, OviError, one_line
 from ovi.progress import reporter
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+curate_app = typer.Typer(invoke_without_command=True)
 train_app = typer.Typer(no_args_is_help=True, help="Train one stage of the paper (4.2).")
 config_app = typer.Typer(no_args_is_help=True, help="Look at settings.")
+app.add_typer(
+    curate_app, name="curate", epilog="Example: ovi curate --corpus data/corpus --out data/clips",
+    help="Split, filter, check sync, caption and pack clips (paper section 3).",
+)  # fmt: skip
 app.add_typer(train_app, name="train")
 app.add_typer(config_app, name="config")
 app.add_typer(weights_cli.app, name="weights")
+app.registered_commands += compare_cli.app.registered_commands
 
 Params = Annotated[Path, typer.Option(help="Settings file.")]
 Profile = Annotated[str | None, typer.Option(help="Profile laid over the settings: tiny, small, ovi-11b.")]
@@ -44,16 +50,33 @@ def corpus(
     build(config.load(params, profile, sets), out, reporter(as_json))
 
 
-@app.command(epilog="Example: ovi curate --corpus data/corpus --out data/clips")
+@curate_app.callback()
 def curate(
+    context: typer.Context,
     corpus: Annotated[Path, typer.Option(help="Folder written by `ovi corpus`.")] = Path("data/corpus"),
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("data/clips"),
+    shard: Annotated[str | None, typer.Option(help="Only examine every n-th part from i on: i/n.")] = None,
     params: Params = PARAMS, profile: Profile = None, sets: Sets = None, as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Split, filter, check sync, caption and pack clips (paper section 3)."""
+    if context.invoked_subcommand is not None:
+        return
+    from ovi.curation.parts import share_of
     from ovi.curation.run import curate as run
 
-    run(config.load(params, profile, sets), corpus, out, reporter(as_json))
+    share = None if shard is None else share_of(shard)
+    run(config.load(params, profile, sets), corpus, out, reporter(as_json), share)
+
+
+@curate_app.command(epilog="Example: ovi curate select --clips data/clips --set curation.min_motion=0.002")
+def select(
+    corpus: Annotated[Path, typer.Option(help="Folder written by `ovi corpus`.")] = Path("data/corpus"),
+    clips: Annotated[Path, typer.Option(help="Folder written by `ovi curate`.")] = Path("data/clips"),
+    params: Params = PARAMS, profile: Profile = None, sets: Sets = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Decide again about curated clips by other thresholds, from their stored scores."""
+    from ovi.curation.run import select as run
+
+    run(config.load(params, profile, sets), corpus, clips, reporter(as_json))
 
 
 @app.command(epilog="Example: ovi encode --clips data/clips --codec models/codec --out data/latents")
@@ -88,18 +111,40 @@ _train_command("audio-finetune", "audio_finetune", "The audio tower on padded 5.
 _train_command("fusion", "fusion", "Both towers together, attention only (paper 4.2.2).")
 
 
+@train_app.command("plan", epilog="Example: ovi train plan --profile ovi-11b --stage fusion --gpu h100")
+def train_plan(
+    stage: Annotated[str | None, typer.Option(help="One stage; all by default.")] = None,
+    gpu: Annotated[str, typer.Option(help="b200, h200, h100, a100 or l40s.")] = "h200",
+    mfu: Annotated[float, typer.Option(min=0.01, max=1.0, help="Share of the GPU's peak that hours assume.")] = 0.4,
+    params: Params = PARAMS, profile: Profile = None, sets: Sets = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """What the stages cost before anything is spent: operations, memory, GPU-hours; refuses what cannot fit."""
+    from ovi.training.plan import plan
+    from ovi.training.recipes import RECIPES
+
+    settings = config.load(params, profile, sets)
+    plans = [plan(name, settings, gpu, mfu) for name in ([stage.replace("-", "_")] if stage else RECIPES)]
+    if as_json:
+        reporter(as_json).result(stages=[each.to_json() for each in plans])
+    else:
+        typer.echo("\n".join(line for each in plans for line in each.lines()))
+
+
 @app.command(epilog="Example: ovi evaluate --model models/fusion --out out/evaluation")
 def evaluate(
     model: Annotated[Path, typer.Option(help="Model folder to evaluate.")] = Path("models/fusion"),
     clips: Annotated[Path, typer.Option(help="Folder written by `ovi curate`.")] = Path("data/clips"),
     latents: Annotated[Path, typer.Option(help="Folder written by `ovi encode`.")] = Path("data/latents"),
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("out/evaluation"),
+    figures: Annotated[bool, typer.Option("--figures", help="Also Figures 2 and 3 of the paper.")] = False,
+    study: Annotated[Path | None, typer.Option(help="And Figure 4, of this analysis of a blind study.")] = None,
     params: Params = PARAMS, profile: Profile = None, sets: Sets = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Score the model on held-out prompts and write the report."""
     from ovi.evaluation.run import evaluate as run
 
-    run(config.load(params, profile, sets), model, clips, latents, model.parent, out, reporter(as_json))
+    settings = config.load(params, profile, sets)
+    run(settings, model, clips, latents, model.parent, out, reporter(as_json), figures or study is not None, study)
 
 
 @app.command(epilog="Example: ovi report --clip out/demo.mp4 --out out/report.html")

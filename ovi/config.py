@@ -59,11 +59,33 @@ class Corpus(Section):
 class Weights(Section):
     """Files of pretrained networks. None: the named weight-free estimator is used and the manifest says so."""
 
-    raft: str | None = None
-    syncnet: str | None = None
-    yunet: str | None = None
-    clip: str | None = None
-    aesthetic: str | None = None
+    raft: str | None = None  # raft-things.pth, or torchvision's; small or large
+    syncnet: str | None = None  # syncnet_v2.model; reads the faces that yunet finds
+    yunet: str | None = None  # face_detection_yunet_2023mar.onnx
+    clip: str | None = None  # CLIP ViT-L/14, a folder as transformers writes it
+    aesthetic: str | None = None  # sac+logos+ava1-l14-linearMSE.pth; scores what clip sees
+
+    @model_validator(mode="after")
+    def _one_works_on_what_another_finds(self) -> Weights:
+        if self.syncnet and not self.yunet:
+            raise ValueError("syncnet reads faces and needs yunet to find them; give both, or set syncnet to null")
+        if bool(self.clip) != bool(self.aesthetic):
+            raise ValueError("clip and aesthetic work together; give both, or set both to null")
+        return self
+
+
+class People(Section):
+    """The most that clips without, with one and with several people may be of those that are kept. All 1: any mix."""
+
+    none: Share = 1.0
+    single: Share = 1.0
+    multi: Share = 1.0
+
+    @model_validator(mode="after")
+    def _shares_reach_one(self) -> People:
+        if self.none + self.single + self.multi < 1 - 1e-9:
+            raise ValueError("none, single and multi must reach 1 together, or no clip could be kept")
+        return self
 
 
 class Captions(Section):
@@ -94,18 +116,31 @@ class Curation(Section):
     target_pixels: Count = 518_400  # paper 3.2: resized to this area, aspect kept
     side_multiple: Count = 32  # sides the model can use
     min_motion: float = 0.0005  # mean |flow| between frames 0.5 s apart, in frame diagonals
+    min_flow: float = 0.001  # the same by RAFT, which also sees what is less than noise: 0.6 pixels of 512
+    min_aesthetic: float | None = None  # mean of a picture a second, about 1 to 10; others ask for 4.5 to 5.5
     min_volume_db: float = -60.0  # paper 3.2
-    max_offset_frames: Positive = 3.0  # paper 3.2, in 25 fps frames (40 ms each)
+    max_offset_frames: Positive = 3.0  # paper 3.2, in whole 25 fps frames (40 ms each)
+    max_shift_frames: Annotated[float, Field(ge=0)] = 0.0  # up to it sound that is off is moved instead of rejected
     min_confidence: Positive = 1.5  # paper 3.2, SyncNet's confidence
     min_sync_score: float = 0.6  # for the weight-free estimator; one cause scores above 0.75, chance below 0.68
     pretrain_seconds: tuple[float, float] = (1.0, 12.0)  # paper 3.3: up to 12 s
     validation_share: Share = 0.1
     test_share: Share = 0.05
-    coding: Literal["raw"] = "raw"
+    coding: Literal["raw", "h264"] = "raw"  # h264: near-lossless, some forty times smaller; sound as FLAC
+    require_licence: bool = False  # clips of files without a licence are rejected
+    duplicate_bits: Annotated[int, Field(ge=0, le=48)] | None = None  # of 192 that may differ between equal looks
     shard_mib: Count = 64
     captions: Captions = Captions()
+    people: People = People()  # paper 3.2: a mix of clips with none, one and several
     weights: Weights = Weights()
+    part_files: Count = 64  # files that are worked on again at most after a crash
     workers: Count = 2
+
+    @model_validator(mode="after")
+    def _who_is_counted_is_found(self) -> Curation:
+        if self.people != People() and not self.weights.yunet:
+            raise ValueError("people: nobody is counted without weights.yunet; give it, or leave people out")
+        return self
 
 
 class Codec(Section):
@@ -149,6 +184,7 @@ class Stage(Section):
 
     steps: Count
     batch: Count
+    accumulate: Count = 1  # * parts of a rank's share that are computed one after the other and added up in fp32
     lr: Positive
     betas: tuple[float, float] = (0.9, 0.999)
     eps: Positive = 1e-8
@@ -156,11 +192,22 @@ class Stage(Section):
     warmup: Annotated[int, Field(ge=0)] = 0  # * steps of linear warm-up
     cooldown: Annotated[int, Field(ge=0)] = 0  # * last steps of linear decay to a tenth
     clip_norm: Positive = 1.0  # *
+    t: Literal["uniform", "logit_normal"] = "uniform"  # how noise levels are drawn; logit_normal: *
     shift: Positive = 1.0  # * above 1, noise levels are drawn more often near noise; the paper's are uniform
     caption_dropout: Share = 0.1  # * needed because sampling uses classifier-free guidance
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # * decay of a running mean of the weights; 0: none is kept
+    export_ema: bool = False  # * the model folder gets that mean instead of the last weights
+    spike: Annotated[float, Field(ge=0)] = 0.0  # * a loss so many times the recent mean goes back; 0: only NaN does
     validate_every: Count = 100
     checkpoint_every: Count = 100
-    sample_clips: Annotated[int, Field(ge=0)] = 0  # clips sampled into MLflow at the end
+    sample_clips: Annotated[int, Field(ge=0)] = 0  # clips sampled into MLflow, of the running mean where there is one
+    sample_every: Annotated[int, Field(ge=0)] = 0  # steps between them; 0: only at the end
+
+    @model_validator(mode="after")
+    def _what_is_exported_exists(self) -> Stage:
+        if self.export_ema and not self.ema:
+            raise ValueError("export_ema: there is no running mean to export; set ema, such as 0.999")
+        return self
 
 
 class VideoStage(Stage):
@@ -170,9 +217,19 @@ class VideoStage(Stage):
 
 
 class FusionStage(Stage):
+    source: str | None = None  # * model folder of both towers to fine-tune, released or ours; None: the stages before
     video_weight: Share = 0.85
     audio_weight: Share = 0.15
     first_frame_share: Share = 0.2  # *
+    shared_t: bool = True  # one noise level for both modalities; false: * each draws its own
+    fusion: bool = True  # false, an ablation: * the towers never hear each other
+
+
+class Lora(Section):
+    """* The fusion stage learns low-rank additions to its attention's projections; they are merged when it ends."""
+
+    rank: Count
+    alpha: Positive  # additions are scaled by alpha / rank
 
 
 class Training(Section):
@@ -181,7 +238,10 @@ class Training(Section):
     threads: Count = 1  # per rank
     zero_stage: Literal[1, 2, 3] = 1
     precision: Literal["fp32", "bf16"] = "fp32"
+    recompute: Annotated[int, Field(ge=0)] = 0  # * first blocks that are computed twice, which saves their memory
     keep_checkpoints: Count = 2
+    loader_workers: Annotated[int, Field(ge=0)] = 0  # threads a rank that prepare batches ahead
+    lora: Lora | None = None  # *
     video_backbone: VideoStage
     audio_pretrain: Stage
     audio_finetune: Stage
@@ -214,12 +274,26 @@ class Runtime(Section):
     compile: bool = True  # on a GPU, the fast path's blocks
 
 
+class Networks(Section):
+    """Files of the networks that metrics ask. None: not configured, and their figures are null."""
+
+    panns: str | None = None  # Cnn14_16k_mAP=0.438.pth
+    vggish: str | None = None  # vggish-10086976.pth
+    clap: str | None = None  # music_speech_audioset_epoch_15_esc_89.98.pt, or a folder as transformers writes it
+    clap_tokenizer: str | None = None  # RoBERTa's, a folder; None: it is in CLAP's folder
+    whisper: str | None = None  # a folder as transformers writes it
+    syncnet: str | None = None  # syncnet_v2.model
+
+
 class Evaluation(Section):
     clips_per_scene: Count = 32  # held-out prompts sampled for each scored scene
     scenes: list[str] = ["blink"]
     shuffles: Count = 8
     show: Count = 6  # clips with players in the report
     permutations: Count = 10_000
+    draws: Count = 1000  # bootstrap draws behind the interval of a metric
+    weights: Networks = Networks()
+    formula_networks: bool = False  # networks filled by a formula: to try the whole path; nothing is comparable
 
 
 class Threshold(Section):
@@ -238,8 +312,13 @@ class Promotion(Section):
 class Service(Section):
     host: str = "127.0.0.1"
     port: Port = 3000
-    queue: Count = 32
+    queue: Count = 32  # jobs that may wait
     workers: Count = 1
+    retention_hours: Positive = 24.0  # from its end until a job and its clip are forgotten
+    database: str | None = None  # postgresql+psycopg://... for several servers; None: SQLite in the state folder
+    results: str | None = None  # folder of clips, the same for servers that share a database; None: in the state folder
+    bundle: str | None = None  # folder or link with service.json and model/; when it changes, workers change over
+    keys: str | None = None  # file written by `ovi key`; None: only callers on this machine are served
     prompt: str = ""  # what the pipeline asks its own service for
     seed: int = 1
 

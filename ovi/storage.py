@@ -93,9 +93,13 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     temporary.chmod(0o755)
     try:
         yield temporary
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
+        if path.exists():  # moved away first: a writer that is killed here leaves no half of the old folder
+            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+            os.replace(path, old)
+            os.replace(temporary, path)
+            shutil.rmtree(old)
+        else:
+            os.replace(temporary, path)
     except OSError as error:
         raise _explained(error, path) from error
     finally:

@@ -21,7 +21,8 @@ def ovi(*words: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     "command",
     ["corpus", "curate", "encode", "train fusion", "train audio-pretrain", "evaluate", "generate", "report",
-     "config show", "plan", "demo", "promote", "package", "serve", "clip", "ui"],
+     "compare", "weights import", "study plan",
+     "study serve", "key", "train plan", "config show", "plan", "demo", "promote", "package", "serve", "clip", "ui"],
 )  # fmt: skip
 def test_every_command_has_help_with_an_example(command: str) -> None:
     done = ovi(*command.split(), "--help")

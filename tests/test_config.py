@@ -42,7 +42,25 @@ def test_paper_profile_has_the_papers_numbers() -> None:
     assert train.fusion.shift == 1
     assert (train.audio_pretrain.steps, train.audio_pretrain.batch, train.audio_pretrain.lr) == (50_000, 2880, 1e-4)
     assert (train.fusion.steps, train.fusion.batch, train.fusion.lr) == (40_000, 768, 5e-5)
+    assert (train.audio_pretrain.betas, train.fusion.betas) == ((0.9, 0.999), (0.9, 0.95))
+    assert (train.fusion.video_weight, train.fusion.audio_weight, train.fusion.shared_t) == (0.85, 0.15, True)
+    for stage in (train.video_backbone, train.audio_pretrain, train.audio_finetune, train.fusion):
+        assert (stage.t, stage.shift, stage.eps) == ("uniform", 1.0, 1e-8)
+        assert (stage.warmup, stage.cooldown, stage.weight_decay, stage.ema) == (0, 0, 0, 0)
     assert settings.curation.min_pixels == 720 * 720
+
+
+@pytest.mark.parametrize("stage", ["video_backbone", "audio_pretrain", "audio_finetune", "fusion"])
+def test_paper_profile_takes_nothing_of_a_stage_from_the_demo(stage: str) -> None:
+    """A profile is laid over the demo: what a stage of the paper does not say itself, the demo's would decide."""
+    said = yaml.safe_load(PARAMS.read_text())["profiles"]["ovi-11b"]["training"][stage]
+    kind = config.Training.model_fields[stage].annotation
+    assert said.keys() == kind.model_fields.keys()
+
+
+def test_a_mean_is_exported_only_where_there_is_one() -> None:
+    with pytest.raises(ConfigError, match="there is no running mean to export; set ema"):
+        load(sets=["training.fusion.export_ema=true"])
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,13 @@ import numpy as np
 
 from ovi import storage
 from ovi.config import Captions, Settings
+from ovi.curation import packed
 from ovi.curation.caption_dialogue import Backend, CaptionFailed, Record, converse
 from ovi.curation.caption_format import parse_answer
 from ovi.curation.caption_prompts import PROMPTS, Material, Picture, Track
 from ovi.curation.captions import TEMPLATE
 from ovi.curation.manifest import KEPT, Row
+from ovi.curation.packed import Members
 from ovi.curation.select import decide
 from ovi.errors import OviError, one_line
 from ovi.progress import Progress
@@ -47,16 +49,17 @@ def backend(settings: Settings, progress: Progress) -> Backend | None:
 
 
 def caption(
-    rows: list[Row], settings: Settings, model: Backend, scratch: Path, answers: Path, refused: Path, progress: Progress
+    rows: list[Row], settings: Settings, model: Backend, clips: Members, answers: Path, refused: Path,
+    progress: Progress,
 ) -> None:  # fmt: skip
-    """Give the rows their captions, in place. `scratch` holds what was kept of each clip, `answers` what was answered
+    """Give the rows their captions, in place. `clips` holds what was kept of each clip, `answers` what was answered
     in earlier runs; `refused` gets a file for each clip whose answers were refused.
 
     OviError when the model cannot be asked at all, or when STOP_AFTER clips in a row fail.
     """
     todo = [row for row in rows if row["status"] == KEPT and row["caption_by"] == TEMPLATE]
     progress.start("captioning", len(todo), "clips")
-    asyncio.run(_Work(settings, model, scratch, answers, refused, progress).run(todo))
+    asyncio.run(_Work(settings, model, clips, answers, refused, progress).run(todo))
     totals = summary(todo, settings.curation.captions)
     words = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in totals.items() if name != "by")
     progress.note(f"captions by {model.name}: {words}")
@@ -78,10 +81,10 @@ def summary(rows: list[Row], captions: Captions) -> dict[str, Any]:
 
 class _Work:
     def __init__(
-        self, settings: Settings, model: Backend, scratch: Path, answers: Path, refused: Path, progress: Progress
+        self, settings: Settings, model: Backend, clips: Members, answers: Path, refused: Path, progress: Progress
     ) -> None:  # fmt: skip
         self._settings, self._model, self._progress = settings, model, progress
-        self._scratch, self._answers, self._refused = scratch, answers, refused
+        self._clips, self._answers, self._refused = clips, answers, refused
         self._by = f"{model.name} {PROMPTS}"
         self._locks: dict[str, asyncio.Lock] = {}
         self._failed_in_a_row = 0
@@ -105,7 +108,7 @@ class _Work:
 
     async def _captioned(self, row: Row) -> Row:
         captions = self._settings.curation.captions
-        material = await asyncio.to_thread(_material, row, self._scratch, captions.frames)
+        material = await asyncio.to_thread(_material, row, self._clips, captions.frames)
         key = hashlib.sha256(f"{self._by}\0{material.digest()}".encode()).hexdigest()
         place = self._answers / key[:2] / f"{key}.json"
         async with self._locks.setdefault(key, asyncio.Lock()):  # equal clips are asked about once
@@ -136,15 +139,13 @@ class _Work:
         return {"caption": None, "caption_by": self._by, "caption_reason": FAILED, "message": one_line(error)}
 
 
-def _material(row: Row, scratch: Path, count: int) -> Material:
+def _material(row: Row, clips: Members, count: int) -> Material:
     """`count` evenly spaced pictures of a clip, the first and the last among them, and its whole sound."""
-    track = Track((scratch / f"{row['clip_id']}.pcm").read_bytes(), row["sample_rate"])
+    track = Track(packed.pcm(clips, row), row["sample_rate"])
     if row.get("frames") is None:
         return Material((), (), track)
-    shape = (row["frames"], row["height"], row["width"], 3)
-    frames = np.memmap(scratch / f"{row['clip_id']}.frames", np.uint8, "r", shape=shape)
     places = [int(place) for place in np.linspace(0, row["frames"] - 1, count).round()]
-    pictures = tuple(Picture(np.array(frames[place])) for place in places)
+    pictures = tuple(Picture(picture) for picture in packed.some_frames(clips, row, places))
     return Material(pictures, tuple(place / row["fps"] for place in places), track)
 
 

@@ -16,10 +16,10 @@ DARK = 24  # highest level of a bar (of 255)
 FLAT = 3.0  # largest standard deviation of levels inside one bar, over all its pixels and frames
 LIT = 0.7  # share of a line that is brighter than the bar, where the picture begins
 RISE = 5  # levels by which it is brighter
-STEP = 10  # levels that the edge rises by within SOFT lines; a dark sky that brightens slowly has no edge
+STEP = 10  # levels that the edge rises by within EDGE lines; a dark sky that brightens slowly has no edge
 BRIGHT = 32  # mean level of a frame that can tell a bar from the dark
 MIN_FRAMES = 3  # bright frames needed
-SOFT = 2  # lines beside the edge that a codec may have blurred: neither flat nor lit
+EDGE, SOFT = 2, 4  # lines beside the edge of a bar that may rise to it, and that a codec may have smeared: not flat
 WIDEST = 0.4  # of a side
 SAMPLED = 256  # pixels of a line that are looked at, about
 
@@ -44,6 +44,12 @@ class Box(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.width}:{self.height}:{self.x}:{self.y}"
+
+
+def possible(picture: NDArray[np.uint8]) -> bool:
+    """Whether a picture uint8 [H, W, 3] has a dark line at a border. Where none is in one frame, there are no bars."""
+    borders = (picture[0], picture[-1], picture[:, 0], picture[:, -1])
+    return any(int(line.max()) <= DARK for line in borders)
 
 
 def measure(frames: NDArray[np.uint8], known: Box | None = None) -> Box | None:
@@ -88,7 +94,7 @@ def _bar(frames: NDArray[np.uint8]) -> int:
     begins = int(np.argmax(lit >= LIT))
     if not 0 < begins <= WIDEST * len(lit) or lit[:begins].max() > 1 - LIT:
         return 0
-    outside, inside = levels[bright, max(0, begins - SOFT)], levels[bright, begins + 1]
+    outside, inside = levels[bright, max(0, begins - EDGE)], levels[bright, begins + 1]
     edge = np.median((inside.astype(np.int16) - outside >= STEP).mean(1))
     return begins if edge >= LIT and _is_flat(frames[:, : max(1, begins - SOFT)]) else 0
 

@@ -1,76 +1,258 @@
 """The curate stage: a corpus folder in, a folder of clips out. Sources are examined in parallel and packed in order.
 
     out/manifest.parquet   one row per candidate           out/report.html    the same for eyes
-    out/shards/{av,pretrain,finetune}-00000.tar + .index.json                 out/summary.json   counts
-Members: `<clip_id>.frames` uint8 [T, H, W, 3], `<clip_id>.pcm` s16le mono, `<clip_id>.json`.
-The number of workers changes no byte of it. A source that fails, even by killing its process, is a row.
+    out/shards/{av,pretrain,finetune}-00000.tar + .index.json                 out/summary.json   counts and figures
+    out/shards/strips-00000.tar + .index.json    three small pictures of every candidate that has pictures
+    out/refused/<clip_id>.json   captions of a model that were refused; what it answered is kept in <out>-captions
+A clip's members are in packed.py, beside them `<clip_id>.json`. Neither the number of workers, nor how the work was
+shared, nor being killed on the way changes a byte of it (parts.py). A source that fails, even by killing its process,
+is a row.
 Try it: `ovi corpus --set corpus.clips=20 --out /tmp/corpus && ovi curate --corpus /tmp/corpus --out /tmp/clips`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import multiprocessing
 import os
 import shutil
-from collections import Counter, deque
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
-
 from ovi import storage
 from ovi.config import Curation, Settings
-from ovi.curation import manifest, report
-from ovi.curation.manifest import ERROR, KEPT, REJECTED, SETS, Row
-from ovi.curation.select import assign_splits
-from ovi.curation.shards import ShardWriter
-from ovi.curation.sources import Source, examine, failed
-from ovi.errors import ConfigError, OviError
-from ovi.perception.faces import FaceCounter
+from ovi.curation import captioning, duplicates, looks, manifest, packed, parts, people, previews, report
+from ovi.curation.caption_dialogue import Backend
+from ovi.curation.captions import TEMPLATE
+from ovi.curation.counts import Ledger, summary
+from ovi.curation.manifest import KEPT, PLACE, REJECTED, SETS, Row
+from ovi.curation.select import assign_splits, decide
+from ovi.curation.shards import ShardReader, ShardWriter
+from ovi.curation.sources import Source, failed
+from ovi.errors import OviError
 from ovi.progress import Progress
 
-SINGLE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+STRIPS = "strips"  # the set of pictures to look at
+UNKNOWN = "unknown"  # how a corpus index says that nobody said
 
 
-def curate(settings: Settings, corpus: Path, out: Path, progress: Progress) -> dict[str, Any]:
+def curate(
+    settings: Settings, corpus: Path, out: Path, progress: Progress, share: tuple[int, int] | None = None
+) -> dict[str, Any]:
     """Curate every file in corpus/index.jsonl into `out`, which is replaced; returns what summary.json holds.
 
-    Raises ConfigError for networks this version does not run, OviError for a missing corpus, for an `out` that holds
-    something else, and, after the manifest and the report are written, when nothing is kept.
+    What was examined before, by a run that was killed or by shares, is not examined again. With `share` (i, n) only
+    every n-th part from i on is examined, `out` is left alone, and the counts of parts are returned.
+    Raises OviError for a network's file that is missing or is not that network, for a missing corpus, for an `out` that
+    holds something else, and, after the manifest and the report are written, when nothing is kept.
     """
-    _check_networks(settings.curation)
+    looks.load(settings.curation.weights)  # a file that is none is told now, and only to find that out
+    captioner = captioning.backend(settings, progress)
     sources = _sources(corpus)
     _check_out(out)
-    with storage.atomic_folder(out) as folder:
-        scratch = folder / "scratch"
-        scratch.mkdir()
-        rows = _examined(sources, settings, scratch, progress)
-        assign_splits(rows, settings.curation)
-        _pack(rows, folder / "shards", scratch, settings.curation.shard_mib << 20)
-        manifest.write(folder / "manifest.parquet", rows)
-        summary = _summary(sources, rows)
-        storage.write_json(folder / "summary.json", summary)
-        storage.write_bytes(folder / "report.html", report.page(settings, rows, summary, scratch).encode())
-        shutil.rmtree(scratch)
+    fresh, copies = _first_of_each(sources)
+    work = parts.Work(settings, fresh, out)
+    if share is not None:
+        return _work_share(work, share, progress)
+    work.examine(work.parts, progress)
+    examined = work.rows()
+    rows = [row for at, source in enumerate(sources) for row in copies.get(at) or examined[source.path]]
+    made = _Clips(settings, sources, rows, packed.Folder(work.clips), captioner, progress).write(out)
+    work.remove(others=True)
+    return _answer(made, rows, corpus, out, progress)
+
+
+def select(settings: Settings, corpus: Path, out: Path, progress: Progress) -> dict[str, Any]:
+    """Decide again about the clips in `out`, from their stored scores, by the thresholds in `settings`.
+
+    Where all that is kept now is packed already, no shard is touched: rows change, and a clip that is left out keeps
+    its place, so that it can come back. Else the files of those that are not packed are examined again, they alone,
+    and the shards are written anew. Raises OviError when `out` was not made from this corpus with these settings.
+    """
+    looks.load(settings.curation.weights)
+    captioner = captioning.backend(settings, progress)
+    sources = _sources(corpus)
+    rows = manifest.rows(out / "manifest.parquet", status=None)
+    _check_made(settings, sources, rows, out)
+    _decide(rows, settings.curation)
+    lacking = {str(row["source_path"]) for row in rows if _lacks_pixels(row, settings.curation)}
+    members: packed.Members = packed.Layers(*(ShardReader(out / "shards", name) for name in (*SETS, STRIPS)))
+    if not lacking and not (captioner and any(_uncaptioned(row) for row in rows)):
+        made = _Clips(settings, sources, rows, members, None, progress, kept_from=out).write(out)
+        return _answer(made, rows, corpus, out, progress)
+    progress.note(f"{len(lacking)} files have clips that are kept now and were not packed; they are read again")
+    work = parts.Work(settings, [source for source in _first_of_each(sources)[0] if source.path in lacking], out)
+    work.examine(work.parts, progress)
+    rows = _replaced(rows, work.rows())
+    members = packed.Layers(packed.Folder(work.clips), members)
+    made = _Clips(settings, sources, rows, members, captioner, progress, refused_from=out / "refused").write(out)
+    work.remove()
+    return _answer(made, rows, corpus, out, progress)
+
+
+@dataclass
+class _Clips:
+    """From rows with scores to the folder that the stage leaves; `rows` are changed in place.
+
+    kept_from: the folder whose shards hold all that is kept, at the places that the rows say; None: they are written.
+    """
+
+    settings: Settings
+    sources: list[Source]
+    rows: list[Row]
+    members: packed.Members
+    captioner: Backend | None
+    progress: Progress
+    kept_from: Path | None = None
+    refused_from: Path | None = None
+    ledger: Ledger = field(init=False)
+
+    def write(self, out: Path) -> dict[str, Any]:
+        """All of it or nothing; what summary.json holds."""
+        curation = self.settings.curation
+        with storage.atomic_folder(out) as folder:
+            self._judge(out, folder)
+            assign_splits(self.rows, curation)
+            if self.kept_from is None:
+                self._pack(folder / "shards")
+            else:
+                shutil.copytree(self.kept_from / "shards", folder / "shards", copy_function=_link)
+            refused = self.refused_from or (self.kept_from and self.kept_from / "refused")
+            if refused is not None and refused.is_dir():
+                shutil.copytree(refused, folder / "refused", copy_function=_link, dirs_exist_ok=True)
+            manifest.write(folder / "manifest.parquet", self.rows)
+            found = summary(self.sources, self.rows) | {
+                "steps": self.ledger.steps,
+                "captions": captioning.summary(self.rows, curation.captions),
+                "people": people.summary(self.rows, curation.people),
+                "settings": parts.made_by(self.settings),
+            }
+            storage.write_json(folder / "summary.json", found)
+            storage.write_bytes(folder / "report.html", self._page(found).encode())
+        return found
+
+    def _judge(self, out: Path, folder: Path) -> None:
+        """Thresholds, then duplicates among what they keep, then captions of what is left."""
+        _decide(self.rows, self.settings.curation)
+        self.ledger = Ledger(self.sources, self.rows)
+        duplicates.reject(self.rows, self.settings.curation.duplicate_bits)
+        self.ledger.close("duplicates")
+        people.balance(self.rows, self.settings.curation.people)
+        self.ledger.close("people")
+        if self.captioner is not None:
+            answers = out.with_name(f"{out.name}-captions")
+            captioning.caption(
+                self.rows, self.settings, self.captioner, self.members, answers, folder / "refused", self.progress
+            )
+        self.ledger.close("captions")
+
+    def _pack(self, shards: Path) -> None:
+        """Put the kept clips into shards and note their places in the rows."""
+        most = self.settings.curation.shard_mib << 20
+        for row in self.rows:
+            row |= dict.fromkeys(PLACE)
+        for name in SETS:
+            with ShardWriter(shards / name, most) as writer:
+                for row in self.rows:
+                    if row["set"] == name and row["status"] == KEPT:
+                        _pack_clip(row, writer, self.members)
+        with ShardWriter(shards / STRIPS, most) as writer:
+            for name in (f"{row['clip_id']}.png" for row in self.rows if row.get("clip_id")):
+                if name in self.members:
+                    writer.add(name, self.members.read(name))
+
+    def _page(self, found: dict[str, Any]) -> str:
+        files = {source.path: source.file for source in self.sources}
+        players = previews.make(previews.chosen(self.rows), self.members, files, self.settings.clip)
+        return report.page(self.settings, self.rows, found, self.members, players)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copyfile(source, target)
+
+
+def _pack_clip(row: Row, writer: ShardWriter, members: packed.Members) -> None:
+    described = {
+        key: row.get(key)
+        for key in ("clip_id", "set", "caption", "scene", "events", "samples", "sample_rate", "licence", "attribution")
+    }
+    if row.get("frames") is not None:
+        described |= {key: row[key] for key in ("width", "height", "frames", "fps")}
+    for column, kinds in (("frames", packed.PICTURES), ("pcm", packed.SOUNDS)):
+        for name in (f"{row['clip_id']}.{kind}" for kind in kinds):
+            if name in members:
+                place = writer.add(name, members.read(name))
+                row |= {"shard": place.shard, f"{column}_offset": place.offset, f"{column}_length": place.length}
+    if row["pcm_length"] is None or (row.get("frames") is not None and row["frames_length"] is None):
+        raise OviError(f"{row['clip_id']}: what was examined of it is gone; run the curate stage again")
+    place = writer.add(f"{row['clip_id']}.json", json.dumps(described, sort_keys=True, ensure_ascii=False).encode())
+    row |= {"json_offset": place.offset, "json_length": place.length}
+
+
+def _work_share(work: parts.Work, share: tuple[int, int], progress: Progress) -> dict[str, Any]:
+    first, every = share
+    mine = work.parts[first::every]
+    work.examine(mine, progress)
+    counts = {"parts": len(mine), "done": sum(work.done(part) for part in work.parts), "of": len(work.parts)}
+    progress.result(**counts)
+    return counts
+
+
+def _answer(found: dict[str, Any], rows: list[Row], corpus: Path, out: Path, progress: Progress) -> dict[str, Any]:
     if not any(row["status"] == KEPT for row in rows):
         reasons = ", ".join(f"{reason} {n}" for reason, n in Counter(row["reason"] for row in rows).most_common())
         raise OviError(f"{corpus}: no clip was kept ({reasons}); {out / 'report.html'} says why for each")
-    progress.result(clips=str(out), **{name: sum(summary["kept"][name].values()) for name in SETS})
-    return summary
+    counts = {name: sum(found["kept"][name].values()) for name in SETS}
+    progress.result(clips=str(out), **counts, figures=found["figures"])
+    return found
 
 
-def _check_networks(curation: Curation) -> None:
-    weights = curation.weights
-    for name in ("raft", "syncnet", "clip", "aesthetic"):
-        if getattr(weights, name) is not None:
-            raise ConfigError(f"curation.weights.{name}: this version does not run that network; set it to null")
-    if weights.yunet is not None:
-        FaceCounter(weights.yunet)
+def _decide(rows: list[Row], curation: Curation) -> None:
+    for row in rows:
+        if row.get("clip_id") is not None:
+            row |= decide(row, curation) | {"duplicate_of": None}
+
+
+def _uncaptioned(row: Row) -> bool:
+    return bool(row["status"] == KEPT and row["caption_by"] == TEMPLATE)
+
+
+def _lacks_pixels(row: Row, curation: Curation) -> bool:
+    """Kept, but not packed; or too small as a whole, and now perhaps not."""
+    if row["clip_id"] is None:
+        return row["reason"] == "too_small" and (row["pixels"] or 0) >= curation.min_pixels
+    return row["status"] == KEPT and row["shard"] is None
+
+
+def _replaced(rows: list[Row], examined: dict[str, list[Row]]) -> list[Row]:
+    """The rows with those of the sources that were examined again in their places; captions by a model stay."""
+    written = {
+        row["clip_id"]: {name: row[name] for name in manifest.COLUMNS if name.startswith("caption")}
+        | {"message": row["message"]}
+        for row in rows
+        if row["clip_id"] is not None
+    }
+    for row in (row for found in examined.values() for row in found):
+        if row["caption_by"] == TEMPLATE:
+            row |= written.get(row["clip_id"], {})
+    changed: list[Row] = []
+    for row in rows:
+        changed += examined.get(row["source_path"], [row])
+        if row["source_path"] in examined:
+            examined[row["source_path"]] = []
+    return changed
+
+
+def _check_made(settings: Settings, sources: list[Source], rows: list[Row], out: Path) -> None:
+    asked, made = parts.made_by(settings), storage.read_json(out / "summary.json").get("settings", {})
+    if differs := [name for name in asked if asked[name] != made.get(name)]:
+        raise OviError(f"{out}: was made with another {differs[0]}, which changes clips; run `ovi curate` again")
+    if {(row["source_path"], row["source_sha256"]) for row in rows} != {(s.path, s.sha256) for s in sources}:
+        raise OviError(f"{out}: was made from other files than the corpus lists; run `ovi curate` again")
 
 
 def _check_out(out: Path) -> None:
@@ -90,120 +272,20 @@ def _sources(corpus: Path) -> list[Source]:
             known = {name: item[name] for name in ("path", "sha256", "bytes", "kind", "licence", "provenance")}
         except (ValueError, KeyError, TypeError):
             raise OviError(f"{index}:{number}: not an entry of a corpus index; run `ovi corpus` again") from None
-        found.append(Source(file=str((corpus / known["path"]).resolve()), **known))
+        said = {name: None if known[name] == UNKNOWN else known[name] for name in ("licence", "provenance")}
+        found.append(Source(file=str((corpus / known["path"]).resolve()), **(known | said)))
     if not found:
         raise OviError(f"{index}: lists no files; there is nothing to curate")
     return sorted(found, key=lambda source: source.path)
 
 
-def _examined(sources: list[Source], settings: Settings, scratch: Path, progress: Progress) -> list[Row]:
-    """All rows, in the order of the sources. The second source with the same content is a duplicate."""
-    results: dict[int, list[Row]] = {}
-    first: dict[str, str] = {}
-    fresh: list[int] = []
+def _first_of_each(sources: list[Source]) -> tuple[list[Source], dict[int, list[Row]]]:
+    """The sources to examine, and the rows of those, by place, that have the content of one before them."""
+    first: dict[str, Source] = {}
+    copies: dict[int, list[Row]] = {}
     for at, source in enumerate(sources):
-        if source.sha256 in first:
-            results[at] = failed(source, REJECTED, "duplicate", f"same content as {first[source.sha256]}")
-        else:
-            first[source.sha256] = source.path
-            fresh.append(at)
-    progress.start("curating", len(fresh), "files")
-    kept = 0
-    for at, rows in _in_processes(sources, fresh, settings, str(scratch)):
-        results[at] = rows
-        kept += sum(row["status"] == KEPT for row in rows)
-        progress.advance(1, kept=kept)
-    return [row for at in range(len(sources)) for row in results[at]]
-
-
-def _in_processes(
-    sources: list[Source], todo: list[int], settings: Settings, scratch: str
-) -> Iterator[tuple[int, list[Row]]]:
-    """(place, rows) of each source as it is done. When a process dies, the sources that were under way are done again
-    one by one, so that only the one that kills its process is lost."""
-    waiting, suspects = deque(todo), deque[int]()
-    while waiting or suspects:
-        alone = bool(suspects)
-        queue = suspects if alone else waiting
-        workers = 1 if alone else settings.curation.workers
-        most = 1 if alone else workers + 1  # under way: one more than workers, so that none waits
-        under_way: dict[Future[list[Row]], int] = {}
-        with _pool(workers) as pool:
-            try:
-                while queue or under_way:
-                    while queue and len(under_way) < most:
-                        under_way[pool.submit(examine, sources[queue[0]], settings, scratch)] = queue[0]
-                        queue.popleft()
-                    for done in wait(under_way, return_when=FIRST_COMPLETED).done:
-                        rows = done.result()
-                        yield under_way.pop(done), rows
-            except BrokenProcessPool:
-                if not alone:
-                    suspects.extend(sorted(under_way.values()))
-                    continue
-                for at in under_way.values():
-                    yield at, failed(sources[at], ERROR, "crashed", "the process that examined it died")
-
-
-@contextlib.contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Fresh processes of one thread each: sources are worked on in parallel, not their arrays."""
-    before = {name: os.environ.get(name) for name in SINGLE}
-    os.environ.update(SINGLE)
-    try:
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), cv2.setNumThreads, (1,)) as pool:
-            yield pool
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-
-
-def _pack(rows: list[Row], shards: Path, scratch: Path, max_bytes: int) -> None:
-    """Move the kept clips from scratch into shards and note their places in the rows."""
-    for name in SETS:
-        with ShardWriter(shards / name, max_bytes) as writer:
-            for row in rows:
-                if row["set"] == name and row["status"] == KEPT:
-                    _pack_clip(row, writer, scratch)
-
-
-def _pack_clip(row: Row, writer: ShardWriter, scratch: Path) -> None:
-    members = [kind for kind in ("frames", "pcm") if (scratch / f"{row['clip_id']}.{kind}").exists()]
-    described = {
-        key: row.get(key) for key in ("clip_id", "set", "caption", "scene", "events", "samples", "sample_rate")
-    }
-    if "frames" in members:
-        described |= {key: row[key] for key in ("width", "height", "frames", "fps")}
-    for kind in members:
-        path = scratch / f"{row['clip_id']}.{kind}"
-        place = writer.add(path.name, path.read_bytes())
-        row |= {"shard": place.shard, f"{kind}_offset": place.offset, f"{kind}_length": place.length}
-        path.unlink()
-    place = writer.add(f"{row['clip_id']}.json", json.dumps(described, sort_keys=True, ensure_ascii=False).encode())
-    row |= {"json_offset": place.offset, "json_length": place.length}
-
-
-def _summary(sources: list[Source], rows: list[Row]) -> dict[str, Any]:
-    def counted(*columns: str, status: str | None = None) -> dict[str, dict[str, int]]:
-        chosen = [row for row in rows if status is None or row["status"] == status]
-        table: dict[str, dict[str, int]] = {}
-        for row in chosen:
-            inner = table.setdefault(str(row.get(columns[0])), {})
-            inner[str(row.get(columns[1]))] = inner.get(str(row.get(columns[1])), 0) + 1
-        return table
-
-    planted = [{**row, "verdict": row["reason"] or row["status"]} for row in rows if row.get("planted")]
-    sizes = Counter(f"{row['width']}x{row['height']}" for row in rows if row["set"] == "av" and row["status"] == KEPT)
-    kept = counted("set", "split", status=KEPT)
-    return {
-        "sources": len(sources),
-        "candidates": len(rows),
-        "kept": {name: kept.get(name, {}) for name in SETS},
-        "rejected": counted("set", "reason", status=REJECTED),
-        "errors": counted("set", "reason", status=ERROR),
-        "planted": {
-            str(what): dict(Counter(row["verdict"] for row in planted if row["planted"] == what))
-            for what in sorted({row["planted"] for row in planted})
-        },
-        "sizes": dict(sizes),
-    }
+        same = first.setdefault(source.sha256, source)
+        if same is not source:
+            rows = failed(source, REJECTED, duplicates.REASON, f"same content as {same.path}")
+            copies[at] = [{**row, "duplicate_of": same.path} for row in rows]
+    return list(first.values()), copies

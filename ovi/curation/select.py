@@ -13,22 +13,26 @@ from ovi.config import Curation
 from ovi.curation import sync
 from ovi.curation.manifest import KEPT, REJECTED, Row
 
+MIN_RATE = 12.0  # different pictures a second: fewer do not flow
+MAX_UNHEARD_S = 0.2  # encoders begin and end sound a little off the pictures
 MIN_CHANGE = 0.006  # a picture that neither flows (min_motion) nor changes by this much is static
 
 
 def decide(row: Row, curation: Curation) -> Row:
     """What follows from a candidate's scores: status, reason, sync, sync_reason. A null score breaks no rule."""
-    verdict: str | None = None
-    why: str | None = row.get("sync_reason")
-    if row.get("sync_score") is not None:
-        found = sync.SyncScore(row["sync_offset_ms"], row["sync_score"], row["sync_at_zero"])
-        verdict, why = sync.judge(found, curation.min_sync_score, curation.max_offset_frames)
+    verdict, why = sync.judge(row, curation)
+    moves = ("motion", curation.min_motion) if row.get("flow") is None else ("flow", curation.min_flow)
     rules = (
         ("too_small", _below(row, "pixels", curation.min_pixels)),
-        ("static", _below(row, "motion", curation.min_motion) and _below(row, "change", MIN_CHANGE)),
+        ("low_rate", _below(row, "picture_rate", MIN_RATE)),
+        ("sound_short", (row.get("unheard_s") or 0.0) > MAX_UNHEARD_S),
+        ("static", _below(row, *moves) and _below(row, "change", MIN_CHANGE)),
         ("silent", _below(row, "volume_db", curation.min_volume_db)),
+        ("plain", curation.min_aesthetic is not None and _below(row, "aesthetic_mean", curation.min_aesthetic)),
+        ("unsure_sync", verdict == sync.UNSURE),
         ("out_of_sync", verdict == sync.OUT_OF_SYNC),
-        ("bad_caption", row.get("caption") is None),
+        ("no_licence", curation.require_licence and row.get("licence") is None),
+        (row.get("caption_reason") or "bad_caption", row.get("caption") is None),
     )
     reason = next((name for name, broken in rules if broken), None)
     return {"status": REJECTED if reason else KEPT, "reason": reason, "sync": verdict, "sync_reason": why}

@@ -2,7 +2,7 @@
 
 A window is `clip.frames` pictures on the 1/fps grid that starts with its scene; windows do not overlap and none holds
 a cut. Besides its pictures a window carries small ones that all cheap scores are computed on. A source is never in
-memory whole: at most one window and a second of pictures, each reduced to some four times the pixels that are packed.
+memory whole: at most one window and two seconds of pictures, as they were decoded or halved.
 It judges nothing and knows no sound.
 """
 
@@ -14,17 +14,17 @@ from fractions import Fraction
 from math import inf
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from ovi.config import Clip
 from ovi.curation.scenes import Pixels, mark_starts, thumbnail
-from ovi.media.decode import Frame
+from ovi.media.picture import Frame
 
-SPARE = 4  # pictures are kept at no less than this many times the packed pixels, so that little is lost by cropping
-LOOK = 250_000  # the same for the pictures that margins are measured on
-LOOK_S = 0.5  # s between these
-SMALL = 4096  # pixels that the small pictures have at least, where the source has them
+SPARE = 5  # times the packed pixels that a picture is kept in at most: halved, it has at least 1.25 times as many
+LEAST = 1 << 20  # pixels that are always kept, so that margins are exact
+LOOK_S = 0.5  # s between the pictures that margins are measured on
+SMALL_SIDE = 64  # pixels of a small picture's shorter side
+STALL = 2  # s that one picture may be shown; what stands still for longer ends its scene
 
 
 @dataclass
@@ -62,70 +62,68 @@ class Tally:
 
 @dataclass(frozen=True)
 class Window:
-    """The pictures of one window, each list in time order, in three sizes with the factor from the source's sides.
+    """The pictures of one window in time order, each list with the factor from the source's sides.
 
-    frames: T of [H, W, 3]. looks: every LOOK_S, near the source's size, for margins. small: uint8 [T, h, w, 3].
-    start: s on the source's clock. jump: the largest step between neighbouring pictures, in levels of 255.
+    frames: the picture shown at each of T grid times. small: uint8 [T, h, w, 3]. start: s on the source's clock.
+    distinct: how many pictures of the source these are. jump: the largest step between neighbours, in levels of 255.
     """
 
     start: Fraction
-    frames: list[Pixels]
+    frames: list[Frame]
     scale: float
-    looks: Pixels
-    looks_scale: float
     small: Pixels
     small_scale: float
+    distinct: int
     jump: float
+
+    def looks(self, fps: int) -> Pixels:
+        """uint8 [N, H, W, 3]: every LOOK_S, for margins."""
+        return np.stack([frame.rgb for frame in self.frames[:: max(1, round(LOOK_S * fps))]])
 
 
 class _Seen(NamedTuple):
-    """A picture of the source in the sizes that are needed, and when it is shown."""
+    """A picture of the source, the same in small and as a thumbnail, and its width before it was halved."""
 
-    time: Fraction
-    end: Fraction
+    frame: Frame
     width: int
-    look: Pixels
-    picture: Pixels
     small: Pixels
     thumb: Pixels
 
 
-def windows(source: Iterable[Frame], rate: Fraction, clip: Clip, packed_pixels: int, tally: Tally) -> Iterator[Window]:
+def windows(
+    source: Iterable[Frame], rate: Fraction, clip: Clip, packed_pixels: int, tally: Tally, heard: Fraction | None = None
+) -> Iterator[Window]:
     """The windows of a stream of pictures, as soon as each is whole; `tally` is kept up to date on the way.
 
-    `rate` is the source's average frame rate, `packed_pixels` the size that will be packed. Raises as `source` does.
+    `rate` is the source's average frame rate, `packed_pixels` the size that will be packed. No window begins before
+    `heard`, the time at which the source's sound does. Raises as `source` does.
     """
-    filling = _Filling(clip, Fraction(0))
+    filling: _Filling | None = None
     for seen, starts, jump in mark_starts(_seen(source, packed_pixels, tally), lambda s: s.thumb, float(rate or 24)):
-        if starts:
-            tally.scenes += 1
-            filling = _Filling(clip, seen.time)
+        tally.scenes += starts
+        frame = seen.frame
+        if (heard is not None and frame.time < heard) or frame.end - frame.time > STALL:
+            filling = None
+            continue
+        if starts or filling is None:
+            filling = _Filling(clip, frame.time)
         while filling.take(seen, jump):
             yield filling.window()
             filling = _Filling(clip, filling.start + Fraction(clip.frames, clip.fps))
 
 
-def halved(picture: Pixels, least: int) -> Pixels:
-    """The picture [H, W, 3] with both sides halved by exact area means, as often as `least` pixels remain.
-
-    An odd last row or column is dropped first, so that a pixel covers a whole square of the source's.
-    """
-    height, width = picture.shape[0] // 2, picture.shape[1] // 2
-    while height * width >= least:
-        even = np.ascontiguousarray(picture[: 2 * height, : 2 * width])
-        picture = np.asarray(cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
-        height, width = height // 2, width // 2
-    return picture
+def small_size(width: int, height: int) -> tuple[int, int]:
+    """(width, height) of a small picture: the shorter side SMALL_SIDE, or as the source where that is smaller."""
+    shrink = min(1.0, SMALL_SIDE / min(width, height))
+    return max(1, round(width * shrink)), max(1, round(height * shrink))
 
 
 def _seen(source: Iterable[Frame], packed_pixels: int, tally: Tally) -> Iterator[_Seen]:
-    least = SPARE * packed_pixels
+    most = max(LEAST, SPARE * packed_pixels)
     for frame in source:
         tally.note(frame)
-        look = halved(frame.rgb, max(LOOK, least))
-        picture = halved(look, least)
-        small = halved(picture, SMALL)
-        yield _Seen(frame.time, frame.end, frame.rgb.shape[1], look, picture, small, thumbnail(small))
+        small = frame.small(*small_size(frame.width, frame.height))
+        yield _Seen(frame.within(most), frame.width, small, thumbnail(small))
 
 
 class _Filling:
@@ -135,39 +133,27 @@ class _Filling:
         self.start = start
         self._clip = clip
         self._due, self._step = start, Fraction(1, clip.fps)
-        self._every = max(1, round(LOOK_S * clip.fps))
         self._last: _Seen | None = None
-        self._frames: list[Pixels] = []
-        self._looks: list[Pixels] = []
+        self._frames: list[Frame] = []
         self._small: list[Pixels] = []
-        self._jump = 0.0
+        self._distinct, self._jump = 0, 0.0
 
     def take(self, seen: _Seen, jump: float) -> bool:
         """Put the picture on every grid time that it is shown at; True when that fills the window."""
         if self._last is not None and seen is not self._last:
             self._jump = max(self._jump, jump)
-        while (at := len(self._frames)) < self._clip.frames:
-            if not seen.time <= self._due < seen.end:
+        while len(self._frames) < self._clip.frames:
+            if not seen.frame.shows(self._due):
                 return False
             self._due += self._step
+            self._distinct += seen is not self._last
             self._last = seen
-            self._frames.append(seen.picture)
+            self._frames.append(seen.frame)
             self._small.append(seen.small)
-            if at % self._every == 0:
-                self._looks.append(seen.look)
         return True
 
     def window(self) -> Window:
         assert self._last is not None
-        width = self._last.width
-        looks, small = np.stack(self._looks), np.stack(self._small)
-        scales = [_factor(width, pictures.shape[-2]) for pictures in (self._frames[0], looks, small)]
-        return Window(self.start, self._frames, scales[0], looks, scales[1], small, scales[2], self._jump)
-
-
-def _factor(width: int, reduced: int) -> float:
-    """The power of one half that took a width to the reduced one."""
-    factor = 1.0
-    while width // 2 >= reduced:
-        width, factor = width // 2, factor / 2
-    return factor
+        width, small = self._last.width, np.stack(self._small)
+        scale, small_scale = self._last.frame.width / width, small.shape[2] / width
+        return Window(self.start, self._frames, scale, small, small_scale, self._distinct, self._jump)

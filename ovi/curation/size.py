@@ -34,14 +34,11 @@ def packed_size(width: int, height: int, target: int, multiple: int) -> tuple[in
     return min(((w, h) for w in wide for h in tall), key=misfit)
 
 
-def fit(frames: list[Pixels], box: Box, size: tuple[int, int]) -> Pixels:
-    """uint8 [T, height, width, 3] of `size` (width, height) from T pictures [H, W, 3]: the middle of `box`."""
+def fit(picture: Pixels, box: Box, size: tuple[int, int]) -> Pixels:
+    """uint8 [height, width, 3] of `size` (width, height) from a picture [H, W, 3]: the middle of `box`."""
     width, height = size
     wide = min(box.width, max(1, round(box.height * width / height)))
     tall = min(box.height, max(1, round(box.width * height / width)))
     middle = Box(box.x + (box.width - wide) // 2, box.y + (box.height - tall) // 2, wide, tall)
     how = cv2.INTER_AREA if wide * tall >= width * height else cv2.INTER_LINEAR
-    out = np.empty((len(frames), height, width, 3), np.uint8)
-    for into, frame in zip(out, frames, strict=True):
-        cv2.resize(np.ascontiguousarray(middle.cut(frame)), size, dst=into, interpolation=how)
-    return out
+    return np.asarray(cv2.resize(np.ascontiguousarray(middle.cut(picture)), size, interpolation=how), np.uint8)

@@ -6,9 +6,9 @@ one source at a time and neither shards nor splits.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovi.config import Settings
-from ovi.curation import captions, people, sync
+from ovi.curation import captions, looks, sync
 from ovi.curation.captions import Caption, CaptionError
 from ovi.curation.manifest import ERROR, KEPT, REJECTED, Row, clip_id
-from ovi.curation.margins import Box, measure
+from ovi.curation.margins import Box, measure, possible
 from ovi.curation.scenes import METHOD as CUT_BY
 from ovi.curation.select import decide
 from ovi.curation.signals import Tally, Window, windows
@@ -31,12 +31,16 @@ from ovi.media.audio import mean_volume_db, peak_db
 from ovi.media.clock import sample_at
 from ovi.media.decode import Sound
 from ovi.media.probe import MediaError, MediaInfo, probe
-from ovi.perception import faces
+from ovi.media.tape import Tape
 from ovi.perception.motion import METHOD as MOTION_BY
 from ovi.perception.motion import motion
 
-BROKEN = {"unreadable", "truncated"}  # reasons that are errors; every other one is a rejection
+Pixels = NDArray[np.uint8]
+Audio = NDArray[np.float32]
+
+BROKEN = {"unreadable", "damaged", "truncated"}  # reasons that are errors; every other one is a rejection
 FULL_SCALE = 32768
+LATE = Fraction(1, 10)  # s by which sound may begin after the pictures, as encoders let it, and be waited for
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,8 @@ class Source:
     sha256: str
     bytes: int
     kind: str  # "av" or "audio"
-    licence: str
-    provenance: str
+    licence: str | None
+    provenance: str | None
 
     @property
     def sets(self) -> tuple[str, ...]:
@@ -110,14 +114,18 @@ class _Work:
         if video.width * video.height < curation.min_pixels:
             self._row["pixels"] = video.width * video.height
             return self.outcome(REJECTED, "too_small", f"{video.width}x{video.height}")
-        info.sound()
-        sound = decode.audio(self._source.file, info)
+        heard = info.sound().start
+        tape, shown = Tape(decode.sound(self._source.file, info)), decode.frames(self._source.file, info)
         rows: list[Row] = []
         tally, known = Tally(), None
-        shown = decode.frames(self._source.file, info)
-        for window in windows(shown, video.average_rate, clip, curation.target_pixels, tally):
-            known = measure(window.looks, known)
+        reach = Fraction(curation.max_shift_frames * sync.FRAME_MS) / 1000
+        begins = heard if heard > video.start + LATE else None
+        for window in windows(shown, video.average_rate, clip, curation.target_pixels, tally, begins):
+            known = measure(window.looks(clip.fps), known) if possible(window.frames[0].rgb) else None
+            end = window.start + Fraction(clip.samples, clip.sample_rate)
+            sound = tape.between(window.start - reach, end + reach)
             rows.append(self._clip(window, known, sound, info))
+        tape.rest()
         seen = {
             "source_cuts": tally.cuts, "source_seconds": float(tally.seconds),
             "source_variable_rate": tally.variable_rate,
@@ -130,44 +138,67 @@ class _Work:
 
     def _clip(self, window: Window, margins: Box | None, sound: Sound, info: MediaInfo) -> Row:
         clip, curation, video = self._settings.clip, self._settings.curation, info.pictures()
-        inside = (margins or Box(0, 0, window.looks.shape[2], window.looks.shape[1])).scaled(1 / window.looks_scale)
+        whole = Box(0, 0, window.frames[0].width, window.frames[0].height)
+        inside = (margins or whole).scaled(1 / window.scale)
         small = inside.scaled(window.small_scale).cut(window.small)
-        audio = cut.window(sound, window.start, clip.sample_rate, clip.samples)
-        heard = _native(sound, window.start, Fraction(clip.samples, clip.sample_rate))
         moved = motion(small, clip.fps)
-        step = sync.score(small, clip.fps, audio, clip.sample_rate)
         size = packed_size(inside.width, inside.height, curation.target_pixels, curation.side_multiple)
+        heard, audio = self._heard(sound, window.start, small)
         row: Row = {
             **self._row, "set": "av",
             "clip_id": clip_id("av", self._source.sha256, window.start, clip.frames),
             "start": str(window.start), "frames": clip.frames, "fps": clip.fps,
             "samples": clip.samples, "sample_rate": clip.sample_rate, "width": size[0], "height": size[1],
             "crop": str(inside) if margins else None, "pixels": inside.width * inside.height,
+            "picture_rate": window.distinct * clip.fps / clip.frames,
             "motion": moved.flow, "change": moved.change, "brightness": moved.brightness, "motion_by": MOTION_BY,
             "cut_score": window.jump, "cut_by": CUT_BY,
-            "aesthetic_reason": "no aesthetic network configured (curation.weights.aesthetic)",
-            "volume_db": mean_volume_db(heard), "peak_db": peak_db(heard),
-            "sync_offset_ms": step.offset_ms, "sync_score": step.score, "sync_at_zero": step.at_zero,
-            "sync_by": sync.METHOD, "events": self._events(window.start - video.start),
-            **self._faces(inside.scaled(window.scale), window),
+            "events": self._events(window.start - video.start), **heard, **looks.unasked(curation.weights),
         }  # fmt: skip
         visual = captions.video_words(moved.brightness, moved.flow)
         row |= self._caption(Caption(visual, captions.sound_words(row["volume_db"])))
-        row |= decide(row, curation)
+        audio = self._judged(row, window, margins or whole, small, sound, audio)
         if row["status"] == KEPT:
-            frames = fit(window.frames, inside.scaled(window.scale), size)
-            self._leave(row, "frames", frames.tobytes())
-            self._leave(row, "pcm", pcm(audio))
+            self._leave(row, "frames", (fit(frame.rgb, margins or whole, size).data for frame in window.frames))
+            self._leave(row, "pcm", [pcm(audio)])
         strip = np.concatenate([small[0], small[len(small) // 2], small[-1]], axis=1)
-        self._leave(row, "png", cv2.imencode(".png", strip[..., ::-1])[1].tobytes())
+        self._leave(row, "png", [cv2.imencode(".png", strip[..., ::-1])[1].tobytes()])
         return row
 
-    def _faces(self, inside: Box, window: Window) -> Row:
-        weights = self._settings.curation.weights.yunet
-        if weights is None:
-            return {"faces_reason": people.UNCONFIGURED}
-        counted = people.count_faces([inside.cut(frame) for frame in window.frames], _counter(weights))
-        return {"faces": counted, "faces_by": faces.METHOD}
+    def _heard(self, sound: Sound, start: Fraction, small: Pixels) -> tuple[Row, Audio]:
+        """What the sound from `start` is like and how it goes with the small pictures; and that sound, as packed."""
+        clip = self._settings.clip
+        audio = cut.window(sound, start, clip.sample_rate, clip.samples)
+        heard = _native(sound, start, Fraction(clip.samples, clip.sample_rate))
+        step = sync.score(small, clip.fps, audio, clip.sample_rate)
+        return {
+            "unheard_s": max(0.0, clip.samples / clip.sample_rate - len(heard) / sound.rate),
+            "volume_db": mean_volume_db(heard), "peak_db": peak_db(heard),
+            "sync_offset_ms": step.offset_ms, "sync_score": step.score, "sync_at_zero": step.at_zero,
+            "sync_by": sync.METHOD,
+        }, audio  # fmt: skip
+
+    def _judged(self, row: Row, window: Window, inside: Box, small: Pixels, sound: Sound, audio: Audio) -> Audio:
+        """Add to the row what networks say, where it is worth it, and the verdict; the sound, moved if need be."""
+        clip, curation = self._settings.clip, self._settings.curation
+        networks, talker = looks.of_process(curation.weights), None
+        waits = networks.lips is not None or curation.max_shift_frames > 0  # onsets have not the last word
+        row |= decide({**row, "sync_score": None} if waits else row, curation)
+        if row["status"] == KEPT:
+            shown = looks.Pictures(
+                len(window.frames), clip.fps, window.scale, lambda at: inside.cut(window.frames[at].rgb)
+            )
+            seen, talker = looks.see(networks, shown)
+            row |= seen | looks.hear(networks, talker, audio, clip.sample_rate)
+        row |= decide(row, curation)
+        if row["reason"] != "out_of_sync" or abs(sync.frames_late(row)) > curation.max_shift_frames:
+            return audio
+        shift = Fraction(round(sync.late_ms(row)), 1000)
+        heard, audio = self._heard(sound, window.start + shift, small)
+        row |= heard | looks.hear(networks, talker, audio, clip.sample_rate) | {"sound_shift_ms": int(1000 * shift)}
+        row["clip_id"] = clip_id("av", self._source.sha256, window.start, clip.frames, shift)
+        row |= decide(row, curation)
+        return audio
 
     # sound alone
 
@@ -175,20 +206,23 @@ class _Work:
         clip, (least, most) = self._settings.clip, self._settings.curation.pretrain_seconds
         info = probe(self._source.file)
         self._note(info)
-        sound = decode.audio(self._source.file, info)
-        rate = clip.sample_rate
-        total = len(sound.samples) * rate // sound.rate
-        self._row["source_seconds"] = len(sound.samples) / sound.rate
-        rows: list[Row] = []
-        for name, longest, padded in (("pretrain", round(most * rate), False), ("finetune", clip.samples, True)):
-            for first in range(0, total, longest):
-                length = min(longest, total - first)
-                if length >= least * rate:
-                    start = sound.start + Fraction(first, rate)
-                    rows.append(self._sound(name, sound, start, length, longest if padded else length))
-        if not rows:
-            return self.outcome(REJECTED, "too_short", f"{total / rate:.2f} s of sound")
-        return rows
+        tape, rate = Tape(decode.sound(self._source.file, info)), clip.sample_rate
+        longest = {"pretrain": round(most * rate), "finetune": clip.samples}
+        rows: dict[str, list[Row]] = {name: [] for name in longest}
+        due = dict.fromkeys(longest, 0)  # the sample at which each set's next clip begins
+        while due:
+            name, first = min(due.items(), key=lambda item: item[1])  # the tape runs forwards only
+            start, whole = tape.start + Fraction(first, rate), longest[name]
+            sound = tape.between(start, start + Fraction(whole, rate))
+            length = min(whole, int((sound.end - start) * rate))
+            if length >= least * rate:
+                rows[name].append(self._sound(name, sound, start, length, whole if name == "finetune" else length))
+            due[name] += whole
+            if length < whole:
+                del due[name]
+        self._row["source_seconds"] = seconds = float(tape.end - tape.start)
+        found = [{**row, "source_seconds": seconds} for part in rows.values() for row in part]
+        return found or self.outcome(REJECTED, "too_short", f"{seconds:.2f} s of sound")
 
     def _sound(self, name: str, sound: Sound, start: Fraction, length: int, padded: int) -> Row:
         """A row for `length` samples from `start`, packed as `padded` samples with silence at the end."""
@@ -204,7 +238,7 @@ class _Work:
         row |= decide(row, self._settings.curation)
         if row["status"] == KEPT:
             audio = cut.window(sound, start, rate, length)
-            self._leave(row, "pcm", pcm(np.pad(audio, (0, padded - length))))
+            self._leave(row, "pcm", [pcm(np.pad(audio, (0, padded - length)))])
         return row
 
     # both
@@ -244,8 +278,9 @@ class _Work:
         end = float(Fraction(clip.frames, clip.fps) if lasts is None else lasts)
         return [at - float(offset) for at in events if 0 <= at - float(offset) < end]
 
-    def _leave(self, row: Row, kind: str, data: bytes) -> None:
-        (self._scratch / f"{row['clip_id']}.{kind}").write_bytes(data)
+    def _leave(self, row: Row, kind: str, parts: Iterable[bytes | memoryview]) -> None:
+        with open(self._scratch / f"{row['clip_id']}.{kind}", "wb") as file:
+            file.writelines(parts)
 
 
 def _facts(source: Source) -> Row:
@@ -259,8 +294,3 @@ def _native(sound: Sound, start: Fraction, lasts: Fraction) -> NDArray[np.float3
     """The part of a sound at its own rate and channels: volume is measured before anything is mixed or resampled."""
     first, last = (max(0, sample_at(at, sound.rate, sound.start)) for at in (start, start + lasts))
     return sound.samples[first:last]
-
-
-@cache
-def _counter(weights: str) -> faces.FaceCounter:
-    return faces.FaceCounter(weights)

@@ -17,6 +17,7 @@ from ovi.curation import captioning, manifest
 from ovi.curation.captioner import HttpCaptioner
 from ovi.curation.captions import SIDECAR, TEMPLATE
 from ovi.curation.manifest import KEPT, REJECTED, Row
+from ovi.curation.packed import Folder
 from ovi.curation.run import curate
 from ovi.curation.shards import ShardReader
 from ovi.errors import ConfigError, OviError
@@ -79,8 +80,8 @@ class Stage:
         rows = self.rows() if rows is None else rows
         chosen = settings(server, **captions)
         model = HttpCaptioner(chosen.curation.captions, self.notes, first_wait_s=0.005)
-        folders = (self._folder / name for name in ("scratch", "answers", "refused"))
-        captioning.caption(rows, chosen, model, *folders, self.notes)
+        clips, answers, refused = (self._folder / name for name in ("scratch", "answers", "refused"))
+        captioning.caption(rows, chosen, model, Folder(clips), answers, refused, self.notes)
         return rows
 
     def files(self, name: str) -> dict[str, bytes]:

@@ -6,8 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from ovi.curation.margins import Box, measure
+from ovi.curation.margins import Box, measure, possible
 from ovi.synthetic.scenes import SCENES, render
+from tests.golden import curation as golden
 
 Frames = np.ndarray
 
@@ -36,6 +37,17 @@ def test_bars_are_found_to_the_pixel(left: int, top: int, right: int, bottom: in
     box = measure(frames)
     assert box == Box(left, top, 160, 90)
     assert np.array_equal(box.cut(frames), pictures(90, 160))
+
+
+@pytest.mark.parametrize("row", golden.arrays("margins")["rows"].tolist(), ids=str)
+def test_planted_bars_are_found_where_rounding_misses_some(row: list[int]) -> None:
+    width, height, left, right, top, bottom, level = row[:7]
+    inside = golden.uniform(0, 7000, (11, height - top - bottom, width - left - right))
+    frames = np.full((11, height, width, 3), level, np.uint8)
+    frames[:, top : height - bottom, left : width - right] = 60 + np.floor(inside * 160)[..., None]
+    planted = Box(left, top, width - left - right, height - top - bottom)
+    assert (measure(frames) or Box(0, 0, width, height)) == planted
+    assert possible(frames[0]) == (planted != Box(0, 0, width, height))
 
 
 def test_a_picture_without_bars_keeps_every_pixel() -> None:

@@ -151,7 +151,7 @@ def test_good_clips_are_kept_whole(rows: list[manifest.Row]) -> None:
         assert (row["status"], row["frames"], row["samples"]) == ("kept", 121, 80640)
         assert (row["width"], row["height"], row["crop"]) == (32, 32, None)
         assert row["sync"] == "in_sync"
-        assert (row["caption_by"], row["motion_by"], row["sync_by"]) == ("sidecar", "opencv-dis-v1", "onset-motion-v1")
+        assert (row["caption_by"], row["motion_by"], row["sync_by"]) == ("sidecar", "opencv-dis-v1", "onset-motion-v2")
         assert row["faces"] is None
         assert "no face detector" in row["faces_reason"]
 
@@ -239,7 +239,7 @@ def test_one_worker_and_two_give_the_same_bytes(corpus: Path, clips: Path, tmp_p
 
 def test_the_report_stands_alone(clips: Path) -> None:
     page = (clips / "report.html").read_text()
-    for word in ("out_of_sync", "onset-motion-v1", "no face detector configured", "data:image/png;base64,", "<svg"):
+    for word in ("out_of_sync", "onset-motion-v2", "no face detector configured", "data:image/png;base64,", "<svg"):
         assert word in page
     assert "http" not in page
     assert "src=" not in page.replace('src="data:', "")
@@ -299,8 +299,8 @@ def test_a_source_that_kills_its_process_is_a_row(corpus: Path, tmp_path: Path) 
     assert (tmp_path / "clips" / "report.html").exists()
 
 
-@pytest.mark.parametrize("name", ["raft", "syncnet", "clip", "aesthetic", "yunet"])
-def test_networks_that_cannot_run_are_refused_at_the_start(corpus: Path, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["raft", "yunet"])
+def test_networks_whose_files_are_none_are_refused_at_the_start(corpus: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=rf"curation\.weights\.{name}: "):
         curate(settings(f"curation.weights.{name}=/nowhere/file"), corpus, tmp_path / "clips", Silent())
     assert not (tmp_path / "clips").exists()
@@ -334,4 +334,4 @@ def test_an_interrupted_run_leaves_the_last_one_in_place(corpus: Path, clips: Pa
     with pytest.raises(KeyboardInterrupt):
         curate(settings("curation.workers=1"), few, out, Stop())
     assert files(out) == files(clips)
-    assert [path.name for path in out.parent.iterdir()] == ["clips"]
+    assert sorted(path.name for path in out.parent.iterdir()) == ["clips", "clips-work"]  # to go on from

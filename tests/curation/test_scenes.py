@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 
 import cv2
@@ -10,6 +11,9 @@ import pytest
 
 from ovi.curation.scenes import SIDE, Pixels, mark_starts, thumbnail
 from ovi.synthetic.scenes import SCENES, render
+from tests.curation import adaptive
+from tests.curation.shots import film
+from tests.golden import curation as golden
 
 
 def starts(frames: list[Pixels] | Pixels, fps: float = 24.0) -> list[int]:
@@ -67,7 +71,46 @@ def test_a_picture_that_rises_out_of_black_starts_a_scene() -> None:
     rise = np.clip(np.arange(1, 31) / 30, 0, 1)
     risen = np.stack([frame * level for frame, level in zip(moving(2, 30), rise, strict=True)]).astype(np.uint8)
     frames = np.concatenate([moving(1, 40), np.zeros((12, 36, 64, 3), np.uint8), risen, moving(2, 60)[30:]])
-    assert starts(frames) == [0, 40, 52]
+    begins, black, rises, risen = starts(frames)
+    assert (begins, black, rises) == (0, 40, 52)
+    assert abs(risen - 82) <= 4  # no scene has a part of the fade
+
+
+def test_planted_cuts_are_found_where_others_find_some() -> None:
+    case = golden.arrays("scenes")
+    seed, planted = int(case["seed"]), case["planted"].tolist()
+    cells = [np.floor(golden.uniform(seed, 5000 + k, (9, 16, 3)) * 256).astype(np.uint8) for k in range(4)]
+    bases = [picture.repeat(4, axis=0).repeat(4, axis=1) for picture in cells]
+    shown = [sum(at >= cut for cut in planted) for at in range(int(case["F"]))]
+    bgr = np.stack([np.roll(bases[k], at % 4 if k % 2 else 0, axis=1) for at, k in enumerate(shown)])
+    assert hashlib.sha256(bgr.tobytes()).digest() == case["frames_sha256"].tobytes()
+    assert starts(bgr[..., ::-1]) == [0, *planted]
+    assert adaptive.content(bgr[..., ::-1])[1:] == pytest.approx(case["adaptive_metrics"][1:, 0], abs=1e-6)
+    assert adaptive.cuts(bgr[..., ::-1]) == case["adaptive_cuts"].tolist() != planted
+
+
+def test_films_fall_apart_at_their_joints() -> None:
+    blends = []
+    for seed in range(300, 316):
+        frames, joints = film(seed)
+        found = starts(frames)[1:]
+        for joint in joints:
+            near = [at for at in found if joint.first - 2 <= at <= joint.last + 2]
+            if joint.kind == "cut":
+                assert near == [joint.first]
+            else:
+                blends.append(bool(near))
+    assert np.mean(blends) >= 0.9
+
+
+@pytest.mark.parametrize("seed", range(310, 316))
+def test_what_lies_between_two_starts_shows_one_shot(seed: int) -> None:
+    frames, joints = film(seed, ("fade",))
+    bounds = [*starts(frames), len(frames)]
+    for joint in joints:
+        middle = range(joint.first + 4, joint.last - 4)
+        long = [(a, b) for a, b in itertools.pairwise(bounds) if b - a > joint.last - joint.first]
+        assert not any(a <= at < b for at in middle for a, b in long)
 
 
 def test_cuts_are_found_at_other_frame_rates() -> None:

@@ -12,7 +12,7 @@ from ovi.config import Curation
 from ovi.curation.manifest import Row
 from ovi.curation.select import MIN_CHANGE, assign_splits, decide
 
-CURATION = Curation(min_pixels=4096, min_motion=0.0005, min_sync_score=0.6)
+CURATION = Curation(min_pixels=4096, min_motion=0.0005, min_sync_score=0.6, min_aesthetic=4.5)
 GOOD: Row = {
     "pixels": 4096, "motion": 0.0005, "change": 0.0, "volume_db": -60.0, "caption": "A. <AUDCAP>B<ENDAUDCAP>",
     "sync_offset_ms": 120.0, "sync_score": 0.6, "sync_at_zero": 0.5,
@@ -37,9 +37,17 @@ def test_a_clip_at_every_threshold_is_kept() -> None:
         ({"motion": 0.00049, "change": MIN_CHANGE}, None),
         ({"volume_db": -60.04}, "silent"),
         ({"volume_db": -59.96}, None),
-        ({"sync_offset_ms": 120.1}, "out_of_sync"),
-        ({"sync_offset_ms": -120.1}, "out_of_sync"),
-        ({"sync_offset_ms": -119.9}, None),
+        ({"sync_offset_ms": 141.0}, "out_of_sync"),  # four frames
+        ({"sync_offset_ms": -141.0}, "out_of_sync"),
+        ({"sync_offset_ms": -139.0}, None),
+        ({"lip_offset_ms": 160.0, "lip_confidence": 1.5}, "out_of_sync"),
+        ({"lip_offset_ms": 120.0, "lip_confidence": 1.49}, "unsure_sync"),
+        ({"lip_offset_ms": 120.0, "lip_confidence": 1.5, "sync_offset_ms": 500.0}, None),
+        ({"flow": 0.0009, "motion": 0.1}, "static"),  # where a network saw motion, its word counts
+        ({"flow": 0.001, "motion": 0.0}, None),
+        ({"flow": 0.0009, "change": MIN_CHANGE}, None),
+        ({"aesthetic_mean": 4.4}, "plain"),
+        ({"aesthetic_mean": 4.5, "aesthetic_min": 1.0}, None),
         ({"sync_offset_ms": 500.0, "sync_score": 0.59}, None),
         ({"caption": None}, "bad_caption"),
         ({"pixels": 10, "volume_db": -90.0, "caption": None}, "too_small"),

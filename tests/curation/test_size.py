@@ -31,7 +31,7 @@ def test_sizes(source: tuple[int, int], target: int, multiple: int, size: tuple[
 def test_nothing_is_stretched() -> None:
     y, x = np.mgrid[:120, :200]
     disc = (255 * (np.hypot(y - 60, x - 100) < 40)).astype(np.uint8)
-    out = fit([np.repeat(disc[..., None], 3, axis=-1)], Box(0, 0, 200, 120), (48, 32))[0, ..., 0]
+    out = fit(np.repeat(disc[..., None], 3, axis=-1), Box(0, 0, 200, 120), (48, 32))[..., 0]
     wide, tall = (out > 127).any(0).sum(), (out > 127).any(1).sum()
     assert abs(int(wide) - int(tall)) <= 1
     assert out.shape == (32, 48)
@@ -40,10 +40,10 @@ def test_nothing_is_stretched() -> None:
 def test_the_box_is_what_is_seen() -> None:
     frame = np.zeros((64, 64, 3), np.uint8)
     frame[16:48] = 200
-    assert (fit([frame], Box(0, 16, 64, 32), (32, 16)) == 200).all()
+    assert (fit(frame, Box(0, 16, 64, 32), (32, 16)) == 200).all()
 
 
 def test_half_size_is_the_mean_of_four() -> None:
     frame = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    out = fit([frame], Box(0, 0, 64, 64), (32, 32))[0]
+    out = fit(frame, Box(0, 0, 64, 64), (32, 32))
     assert np.abs(out - frame.reshape(32, 2, 32, 2, 3).mean((1, 3))).max() <= 0.5

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
+from ovi.config import Curation
 from ovi.curation import sync
 from ovi.synthetic.scenes import SCENES, render
 
@@ -12,7 +15,9 @@ RATE = 16000
 
 
 def judged(frames: np.ndarray, audio: np.ndarray) -> str:
-    return sync.judge(sync.score(frames, 24, audio, RATE), 0.6, 3.0)[0]
+    found = sync.score(frames, 24, audio, RATE)
+    row = {"sync_offset_ms": found.offset_ms, "sync_score": found.score}
+    return str(sync.judge(row, Curation())[0])
 
 
 @pytest.mark.parametrize("scene", SCENES)
@@ -39,3 +44,33 @@ def test_noise_shows_no_common_cause() -> None:
     shot = render("bounce", 1)
     hiss = np.random.default_rng(0).normal(0, 0.1, len(shot.audio)).astype(np.float32)
     assert judged(shot.frames, hiss) == sync.NOT_APPLICABLE
+
+
+LIPS = {"sync_offset_ms": 0.0, "sync_score": 0.9, "lip_offset_ms": 0.0, "lip_confidence": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("changed", "verdict"),
+    [
+        ({}, sync.IN_SYNC),
+        ({"lip_confidence": 1.49}, sync.UNSURE),
+        ({"lip_confidence": 1.49, "lip_offset_ms": 400.0}, sync.UNSURE),
+        ({"lip_offset_ms": 120.0}, sync.IN_SYNC),
+        ({"lip_offset_ms": -120.0}, sync.IN_SYNC),
+        ({"lip_offset_ms": 160.0}, sync.OUT_OF_SYNC),
+        ({"lip_offset_ms": -160.0}, sync.OUT_OF_SYNC),
+        ({"sync_offset_ms": 500.0}, sync.IN_SYNC),  # where lips were read, onsets do not judge
+        ({"lip_confidence": None, "lip_offset_ms": None}, sync.IN_SYNC),
+        ({"lip_confidence": None, "lip_offset_ms": None, "sync_offset_ms": 500.0}, sync.OUT_OF_SYNC),
+        ({"lip_confidence": None, "sync_offset_ms": 500.0, "sync_score": 0.3}, sync.NOT_APPLICABLE),
+        ({"lip_confidence": None, "sync_score": None}, None),
+    ],
+)
+def test_lips_judge_where_they_were_read_and_onsets_elsewhere(changed: dict[str, Any], verdict: str | None) -> None:
+    found, why = sync.judge({**LIPS, **changed}, Curation())
+    assert found == verdict
+    assert (why is None) == (verdict in (sync.IN_SYNC, sync.OUT_OF_SYNC, None))
+
+
+def test_offsets_are_counted_in_whole_frames() -> None:
+    assert [sync.frames_late({"sync_offset_ms": ms}) for ms in (139, 141, -139, -141, 0, 19)] == [3, 4, -3, -4, 0, 0]

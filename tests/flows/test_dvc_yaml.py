@@ -52,13 +52,21 @@ WITHOUT_EFFECT = {
     "curation.captions.retries",
     "curation.captions.timeout_s",
     "curation.captions.url",
+    "curation.part_files",
     "curation.workers",
     "resources",
+    "service.bundle",
+    "service.database",
     "service.host",
+    "service.keys",
     "service.port",
+    "service.results",
+    "service.retention_hours",
     "tracking.artifacts",
     "tracking.experiment",
     "training.keep_checkpoints",
+    "training.loader_workers",
+    "training.recompute",
 }
 
 

@@ -1,0 +1,452 @@
+"""Is curation exact, does it end every file with the right reason, and is it fast in little memory?
+
+One section an option, all but --media without any: clips cut out of films that tell the time (--exact), odd and broken
+files (--odd), cuts in films with known joints beside PySceneDetect's adaptive rule (--scenes), CPU-seconds of the pass
+without networks beside the bare decoding and beside filters that each decode (--speed), memory of one worker on a long
+film (--memory), workers and lengths (--scaling), a folder of real files (--media DIR, see tests/curation/real_media.py).
+Try it: `.venv/bin/python benchmarks/curation.py --exact --odd`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import platform
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import psutil
+
+from ovi import config, storage
+from ovi.config import Settings
+from ovi.curation import sync
+from ovi.curation.manifest import Row
+from ovi.curation.margins import measure
+from ovi.curation.scenes import mark_starts, thumbnail
+from ovi.curation.signals import small_size
+from ovi.curation.sources import Source, examine
+from ovi.media import cut, decode
+from ovi.media.audio import mean_volume_db, peak_db, resample, to_mono
+from ovi.media.probe import probe
+from ovi.perception.motion import motion
+from tests.curation import adaptive, real_media
+from tests.curation.shots import Joint, film
+from tests.media import clocked
+from tests.media.odd import ODD
+
+ROOT = Path(__file__).resolve().parents[1]
+PHASES, ODD_S = 48, 60.0  # starts of a clip within one picture; time that an odd file may take
+SKEW_MS, ODD_MIN = 1.0, 30
+FILMS, NEAR = 200, 2  # and how many frames beside a joint a cut may be found
+BLENDS_MIN = 0.9
+SHARE_MIN, FILTERS_MIN, REPEATS = 0.75, 3.0, 3
+LONG_S, MEMORY_MAX_GB = 7200, 1.0
+REJECTING = ("curation.min_volume_db=100",)  # nothing is loud enough: all is scored, nothing is packed
+
+
+@dataclass
+class Bars:
+    """The bars so far, each said when it is known, and the figures behind them."""
+
+    done: list[dict[str, Any]] = field(default_factory=list)
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    def check(self, name: str, passed: bool, figure: object) -> None:
+        self.done.append({"name": name, "passed": bool(passed), "figure": str(figure)})
+        print(f"{'PASS' if passed else 'FAIL'}  {name}: {figure}", flush=True)
+
+    def note(self, name: str, figures: Any) -> None:
+        self.figures[name] = figures
+        print(f"      {name}: {figures}", flush=True)
+
+
+def main() -> int:
+    options = _options()
+    sections: dict[str, Callable[[Path, Bars], None]] = {
+        "exact": exact, "odd": odd, "scenes": scenes, "speed": speed, "memory": memory, "scaling": scaling,
+    }  # fmt: skip
+    chosen = [name for name in sections if getattr(options, name)]
+    if not chosen and options.media is None:
+        chosen = list(sections)
+    cv2.setNumThreads(1)
+    av.logging.set_level(av.logging.PANIC)
+    bars, began = Bars(), time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="ovi-curation-", dir=options.work) as folder:
+        for name in chosen:
+            sections[name](Path(folder), bars)
+        if options.media is not None:
+            media(options.media, Path(folder), bars)
+    results = {"command": " ".join(sys.argv), "machine": _machine(), "figures": bars.figures, "bars": bars.done}
+    storage.write_json(options.out, results | {"seconds": round(time.monotonic() - began)})
+    failed = sum(not bar["passed"] for bar in bars.done)
+    print(f"{len(bars.done) - failed} passed, {failed} failed")
+    return 1 if failed or not bars.done else 0
+
+
+def exact(folder: Path, bars: Bars) -> None:
+    """Every rate in every container, begun at PHASES places within a picture."""
+    found: dict[str, clocked.Skew] = {}
+    for kind in clocked.KINDS:
+        for name, rate in clocked.RATES.items():
+            path = folder / f"film.{kind}"
+            clock = clocked.film(path, rate)
+            frames, sound = list(decode.frames(path)), decode.audio(path)
+            starts = [Fraction(1) + Fraction(at, PHASES) / (rate or 24) for at in range(PHASES)]
+            found[f"{name} {kind}"] = clocked.skew(clock, (
+                (at, cut.pictures(frames, at, 24, 121, path), cut.window(sound, at, 16000, 80640)) for at in starts
+            ))  # fmt: skip
+    bars.figures["exact"] = {name: [skew.pictures_ms, skew.sound_ms] for name, skew in found.items()}
+    frames_seen = set().union(*(skew.frames for skew in found.values()))
+    samples_seen = set().union(*(skew.samples for skew in found.values()))
+    clips = sum(skew.clips for skew in found.values())
+    bars.check("every clip has 121 frames and 80,640 samples", (frames_seen, samples_seen) == ({121}, {80640}),
+               f"{clips} clips, frames {sorted(frames_seen)}, samples {sorted(samples_seen)}")  # fmt: skip
+    pictures, sound_ms = (max(getattr(skew, of) for skew in found.values()) for of in ("pictures_ms", "sound_ms"))
+    bars.check("a clip's pictures are those that the source shows", pictures == 0, f"off by {pictures:.3f} ms at most")
+    bars.check(f"clicks and flashes stay within {SKEW_MS:g} ms", sound_ms <= SKEW_MS, f"{sound_ms:.3f} ms at most")
+
+
+def odd(folder: Path, bars: Bars) -> None:
+    ends, wrong, slowest = Counter[str](), [], 0.0
+    settings = config.load(ROOT / "params.yaml", None, [])
+    for name, (end, make) in ODD.items():
+        make(folder / name)
+        with _pool(1) as pool:  # a file that hangs or kills its process is then one that fails
+            began = time.monotonic()
+            try:
+                rows = pool.submit(_examined, folder / name, settings, folder).result(timeout=ODD_S)
+            except Exception as error:
+                rows = [{"reason": type(error).__name__, "status": "error"}]
+                for process in list(pool._processes.values()):
+                    process.kill()
+            slowest = max(slowest, time.monotonic() - began)
+        found = {str(row["reason"] or row["status"]) for row in rows}
+        ends[end] += 1
+        if found != {end}:
+            wrong.append(f"{name}: {', '.join(sorted(found))} instead of {end}")
+    bars.note("ends", dict(ends.most_common()))
+    bars.check(f"at least {ODD_MIN} odd files, each with the right reason", len(ODD) >= ODD_MIN and not wrong,
+               f"{len(ODD) - len(wrong)} of {len(ODD)}; {'; '.join(wrong) or f'slowest {slowest:.1f} s'}")  # fmt: skip
+
+
+def scenes(_: Path, bars: Bars) -> None:
+    ours, theirs = _Score(), _Score()
+    for seed in range(FILMS):
+        frames, joints = film(seed)
+        ours.count(
+            joints, [at for at, (_, starts, _) in enumerate(mark_starts(list(frames), thumbnail, 24.0)) if starts]
+        )
+        theirs.count(joints, adaptive.cuts(list(frames)))
+    bars.note("found", {"ours": ours.figures(), "adaptive": theirs.figures()})
+    bars.check("every hard cut is found", ours.share("cut") == 1, f"{ours.share('cut'):.1%}")
+    for kind in ("dissolve", "fade"):
+        share = ours.share(kind)
+        bars.check(f"at least {BLENDS_MIN:.0%} of {kind}s are found", share >= BLENDS_MIN, f"{share:.1%}")
+    bars.check("F1 is at least that of the adaptive rule", ours.f1 >= theirs.f1, f"{ours.f1:.3f} and {theirs.f1:.3f}")
+    bars.check("no clip holds a hard cut", ours.held == 0, f"{ours.held} of {ours.windows} windows of 121 frames")
+
+
+class _Score:
+    """What a detector found of films' joints."""
+
+    def __init__(self) -> None:
+        self.hits: defaultdict[str, list[bool]] = defaultdict(list)
+        self.others, self.windows, self.held = 0, 0, 0
+
+    def count(self, joints: list[Joint], starts: list[int]) -> None:
+        found = [at for at in starts if at]
+        for joint in joints:
+            self.hits[joint.kind].append(any(joint.first - NEAR <= at <= joint.last + NEAR for at in found))
+        near = [any(joint.first - 2 * NEAR <= at <= joint.last + 6 * NEAR for joint in joints) for at in found]
+        self.others += near.count(False)
+        for first, last in zip([0, *found], found, strict=False):
+            for start in range(first, last - 120, 121):
+                self.windows += 1
+                self.held += any(j.kind == "cut" and start < j.first < start + 121 for j in joints)
+
+    def share(self, kind: str) -> float:
+        return float(np.mean(self.hits[kind]))
+
+    @property
+    def f1(self) -> float:
+        hits = [hit for kind in self.hits.values() for hit in kind]
+        return 2 * sum(hits) / (sum(hits) + self.others + len(hits))
+
+    def figures(self) -> dict[str, Any]:
+        return {kind: f"{sum(hits)} of {len(hits)}" for kind, hits in self.hits.items()} | {"others": self.others}
+
+
+def speed(folder: Path, bars: Bars) -> None:
+    """CPU-seconds, of the best of REPEATS: other people's work on the machine only ever adds some."""
+    settings, packing = _settings(*REJECTING), _settings()
+    for name, noise in (("grain", True), ("flat", False)):
+        path = lasting(film_720p(folder / f"{name}.mp4", noise), 3)
+        _examined(path, settings, folder)  # what is imported, is
+        least = {
+            what: min(_cpu(run) for _ in range(REPEATS))
+            for what, run in (
+                ("decode", lambda path=path: _decoded(path)),
+                ("pass", lambda path=path: _examined(path, settings, folder)),
+                ("filters", lambda path=path: _each_decodes(path)),
+                ("pass with packing", lambda path=path: _examined(path, packing, folder)),
+            )
+        }
+        info = probe(path).pictures()
+        bars.note(f"720p {name}, CPU-s", {what: round(seconds, 2) for what, seconds in least.items()})
+        share, times = least["decode"] / least["pass"], least["filters"] / least["pass"]
+        about = (
+            f"{info.codec} {info.width}x{info.height}, {path.stat().st_size * 8 / 1e6 / float(info.end or 1):.1f} Mb/s"
+        )
+        if noise:
+            bars.check(
+                f"the pass reaches {SHARE_MIN:g} of what decoding does", share >= SHARE_MIN, f"{share:.2f}, {about}"
+            )
+            bars.check(
+                f"it is {FILTERS_MIN:g} times as fast as filters that each decode", times >= FILTERS_MIN, f"{times:.1f}"
+            )
+        else:
+            bars.note("the same of pictures that are easier to decode", f"{share:.2f} and {times:.1f}, {about}")
+
+
+def memory(folder: Path, bars: Bars) -> None:
+    """A quiet film of LONG_S at 1080p of which the first minute is loud: what is kept is packed there as well."""
+    path = film_1080p(folder / "long.mp4", LONG_S)
+    settings = _settings("curation.min_motion=0")
+    began = time.monotonic()
+    with _pool(1) as pool:
+        future = pool.submit(_examined, path, settings, folder)
+        (worker,) = pool._processes
+        peak, stop = [0], threading.Event()
+        watcher = threading.Thread(target=_watch, args=(worker, peak, stop))
+        watcher.start()
+        rows = future.result()
+        stop.set()
+        watcher.join()
+    path.unlink()
+    ends = Counter(str(row["reason"] or row["status"]) for row in rows)
+    bars.note("a long film", {"s": LONG_S, "minutes": round((time.monotonic() - began) / 60, 1), "ends": dict(ends)})
+    name = f"one worker stays under {MEMORY_MAX_GB:g} GB on {LONG_S / 3600:g} hours of 1080p"
+    bars.check(name, bool(ends["kept"]) and peak[0] < MEMORY_MAX_GB * 1e9, f"{peak[0] / 1e9:.2f} GB")
+
+
+def scaling(folder: Path, bars: Bars) -> None:
+    settings = _settings(*REJECTING)
+    path = film_720p(folder / "scale.mp4", True)
+    for workers in (1, 2):
+        with _pool(workers) as pool:
+            list(pool.map(_examined, [path] * workers, [settings] * workers, [folder] * workers))
+            began = time.monotonic()
+            list(pool.map(_examined, [path] * 4, [settings] * 4, [folder] * 4))
+            seconds = time.monotonic() - began
+        bars.note(f"{workers} workers", f"{seconds:.1f} s for four films of 40 s")
+    for repeats in (1, 4):
+        long = lasting(path, repeats)
+        seconds = _cpu(lambda long=long: _examined(long, settings, folder))
+        bars.note(f"{40 * repeats} s of 720p", f"{seconds / (40 * repeats) * 60:.2f} CPU-s a minute of film")
+
+
+def media(source: Path, folder: Path, bars: Bars) -> None:
+    settings = config.load(ROOT / "params.yaml", None, [])
+    ends = {name: real_media.end(source, name, settings, folder) for name in real_media.ENDS}
+    wrong = [f"{name}: {end}" for name, end in ends.items() if end != real_media.ENDS[name]]
+    bars.check("every real file ends as it should", not wrong, "; ".join(wrong) or f"{len(ends)} of {len(ends)}")
+    for (name, stream), listed in real_media.CUTS.items():
+        found = real_media.cuts(source, name, stream)
+        right = not found.missed and bool(listed or not found.others)
+        bars.check(f"cuts of {name}, stream {stream}", right, f"missed {found.missed or 'none'}, also {found.others}")
+    for name, crop in real_media.CROPS.items():
+        crops = real_media.crops(source, name, settings)
+        bars.check(f"crop of {name}", crops == {crop}, crops)
+
+
+# Films
+
+
+def film_720p(path: Path, noise: bool, seconds: int = 40) -> Path:
+    """24 pictures a second of a test picture, with grain or without, and a stereo tone."""
+    filters = [("testsrc2", f"size=1280x720:rate=24:duration={seconds}")]
+    filters += [("noise", "alls=12:allf=t:all_seed=1")] if noise else []
+    return _film(path, _filtered([*filters, ("format", "yuv420p")]), 5_200_000 if noise else 3_500_000, seconds, 0.5)
+
+
+def film_1080p(path: Path, seconds: int) -> Path:
+    """A block that moves over a slope of grey: little to decode. Ten seconds loud, then quiet, over and over."""
+    rows, columns = np.mgrid[0:1080, 0:1920]
+    ground = np.repeat((60 + 120 * (rows + columns) / 3000).astype(np.uint8)[..., None], 3, axis=2)
+
+    def pictures() -> Iterable[av.VideoFrame]:
+        for at in range(240):
+            shown = ground.copy()
+            left = 100 + round(600 * (1 + np.sin(at * np.pi / 120)))
+            shown[400:700, left : left + 300] = (220, 60, 40)
+            yield av.VideoFrame.from_ndarray(shown, format="rgb24").reformat(format="yuv420p")
+
+    loud, quiet = (_film(path.with_suffix(f".{level}.mp4"), pictures(), 1_000_000, 10, level) for level in (0.5, 0.0))
+    _joined([loud] + [quiet] * (seconds // 10 - 1), path)
+    loud.unlink()
+    quiet.unlink()
+    return path
+
+
+def lasting(path: Path, times: int) -> Path:
+    """The same film over and over, its packets copied."""
+    _joined([path] * times, longer := path.with_stem(f"{path.stem}_{times}"))
+    return longer
+
+
+def _joined(parts: list[Path], path: Path) -> None:
+    with av.open(str(parts[0])) as first, av.open(str(path), "w") as out:
+        streams = [out.add_stream_from_template(stream) for stream in first.streams]
+        begin = Fraction(0)
+        for part in parts:
+            with av.open(str(part)) as film:
+                for packet in film.demux():
+                    if packet.dts is None:
+                        continue
+                    shift = round(begin / packet.time_base)
+                    packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+                    packet.stream = streams[packet.stream_index]
+                    out.mux(packet)
+                begin += Fraction(film.duration, 1_000_000) + Fraction(1, 24)
+
+
+def _film(path: Path, pictures: Iterable[av.VideoFrame], bits: int, seconds: int, level: float) -> Path:
+    rate = 48000
+    tone = level * np.sin(np.arange(seconds * rate) * (2 * np.pi * 440 / rate)).astype(np.float32)
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=24, options={"preset": "veryfast"})
+        sound = container.add_stream("aac", rate=rate, layout="stereo")
+        packets: list[av.Packet] = []
+        for at, picture in enumerate(pictures):
+            if at == 0:
+                video.width, video.height, video.pix_fmt, video.bit_rate = (
+                    picture.width,
+                    picture.height,
+                    "yuv420p",
+                    bits,
+                )
+            picture.pts, picture.time_base = at, Fraction(1, 24)
+            packets += video.encode(picture)
+        packets += video.encode(None)
+        block = av.AudioFrame.from_ndarray(np.stack([tone, tone]), format="fltp", layout="stereo")
+        block.sample_rate, block.pts, block.time_base = rate, 0, Fraction(1, rate)
+        resampler = av.AudioResampler("fltp", "stereo", rate, frame_size=sound.frame_size or 1024)
+        for part in (*resampler.resample(block), *resampler.resample(None), None):
+            packets += sound.encode(part)
+        for packet in sorted((p for p in packets if p.dts is not None), key=lambda p: p.dts * p.time_base):
+            container.mux(packet)
+    return path
+
+
+def _filtered(filters: list[tuple[str, str]]) -> Iterable[av.VideoFrame]:
+    graph = av.filter.Graph()
+    nodes = [graph.add(name, arguments) for name, arguments in [*filters, ("buffersink", "")]]
+    for before, after in zip(nodes, nodes[1:], strict=False):
+        before.link_to(after)
+    graph.configure()
+    while True:
+        try:
+            yield nodes[-1].pull()
+        except av.error.EOFError:
+            return
+
+
+# Work
+
+
+def _settings(*sets: str) -> Settings:
+    return config.load(ROOT / "params.yaml", "ovi-11b", list(sets))
+
+
+def _examined(path: Path, settings: Settings, folder: Path) -> list[Row]:
+    source = Source(path.name, str(path), "0" * 64, path.stat().st_size, "av", "CC0-1.0", "benchmark")
+    scratch = Path(tempfile.mkdtemp(dir=folder))
+    try:
+        return examine(source, settings, str(scratch))
+    finally:
+        for left in scratch.iterdir():
+            left.unlink()
+
+
+def _decoded(path: Path) -> int:
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        return sum(1 for _ in container.decode(stream))
+
+
+def _each_decodes(path: Path) -> None:
+    """Cuts, motion, margins, synchronisation, volume and speech, as six filters that know nothing of each other."""
+
+    def small() -> np.ndarray:
+        return np.stack([frame.small(*small_size(frame.width, frame.height)) for frame in decode.frames(path)])
+
+    for _ in mark_starts(list(small()), thumbnail, 24.0):
+        pass
+    shown = small()
+    for at in range(0, len(shown) - 120, 121):
+        motion(shown[at : at + 121], 24)
+    looks = [frame.rgb for at, frame in enumerate(decode.frames(path)) if at % 12 == 0]
+    for at in range(0, len(looks) - 10, 10):
+        measure(np.stack(looks[at : at + 11]))
+    shown, sound = small(), decode.audio(path)
+    for at in range(0, len(shown) - 120, 121):
+        sync.score(shown[at : at + 121], 24, cut.window(sound, Fraction(at, 24), 16000, 80640), 16000)
+    loud = decode.audio(path).samples
+    mean_volume_db(loud)
+    peak_db(loud)
+    sound = decode.audio(path)
+    resample(to_mono(sound.samples), sound.rate, 16000)
+
+
+def _cpu(run: Callable[[], object]) -> float:
+    began = time.process_time()
+    run()
+    return time.process_time() - began
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), cv2.setNumThreads, (1,))
+
+
+def _watch(process: int, peak: list[int], stop: threading.Event) -> None:
+    while not stop.wait(0.1):
+        peak[0] = max(peak[0], psutil.Process(process).memory_info().rss)
+
+
+def _machine() -> dict[str, Any]:
+    """What the figures depend on; no names of machines."""
+    return {
+        "cores": len(os.sched_getaffinity(0)), "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "architecture": platform.machine(), "python": platform.python_version(), "av": version("av"),
+        "numpy": np.__version__, "opencv": cv2.__version__, "load": round(os.getloadavg()[0], 1),
+    }  # fmt: skip
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Is curation exact, right about odd files, and fast?")
+    for name in ("exact", "odd", "scenes", "speed", "memory", "scaling"):
+        parser.add_argument(f"--{name}", action="store_true", help="only this, and the others that are named")
+    parser.add_argument("--media", type=Path, metavar="DIR", help="a folder of real files, see real_media.py")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/curation.json", help="results as JSON")
+    parser.add_argument("--work", type=Path, help="where films are made (default: the system's temporary folder)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
