@@ -7,8 +7,6 @@ start + k / fps, so constant, variable and foreign frame rates are one case. It 
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
-from collections.abc import Sequence
 from fractions import Fraction
 
 
@@ -17,22 +15,15 @@ def frame_time(k: int, fps: int | Fraction, start: Fraction = Fraction(0)) -> Fr
     return start + Fraction(k) / Fraction(fps)
 
 
-def shown_at(times: Sequence[Fraction], at: Fraction) -> int:
-    """The index in ascending `times` of the picture shown at `at`: the last not after it; -1 before the first."""
-    return bisect_right(times, at) - 1
+def snapped(time: Fraction, start: Fraction, rate: Fraction, tick: Fraction) -> Fraction:
+    """The grid time start + k / rate that a file's clock of `tick` s rounded to `time`; `time` where there is none.
 
-
-def picks(times: Sequence[Fraction], end: Fraction, start: Fraction, fps: int, frames: int) -> list[int] | None:
-    """Which source picture each of `frames` grid times from `start` shows; None if one is outside [times[0], end)."""
-    grid = [frame_time(k, fps, start) for k in range(frames)]
-    if not times or grid[0] < times[0] or grid[-1] >= end:
-        return None
-    return [shown_at(times, at) for at in grid]
-
-
-def whole_frames(start: Fraction, end: Fraction, fps: int) -> int:
-    """How many grid times start, start + 1/fps, ... lie before `end`."""
-    return max(0, math.ceil((end - start) * fps))
+    Matroska counts milliseconds, and 24 pictures a second so rounded seem to come now early, now late.
+    """
+    if not rate:
+        return time
+    due = frame_time(round((time - start) * rate), rate, start)
+    return due if abs(time - due) < tick else time
 
 
 def sample_at(at: Fraction, rate: int, start: Fraction = Fraction(0)) -> int:

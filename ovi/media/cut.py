@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from ovi.media import decode
 from ovi.media.audio import HALF_WIDTH, resample, to_mono
 from ovi.media.clock import frame_time, sample_at
-from ovi.media.decode import Frame, Sound
+from ovi.media.decode import Sound
+from ovi.media.picture import Frame
 from ovi.media.probe import MediaError, MediaInfo, Source, probe
+from ovi.media.tape import Tape
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def clip(
     """
     info = info or probe(path)
     start = info.pictures().start if start is None else start
-    sound = decode.audio(path, info)
+    sound = Tape(decode.sound(path, info)).between(start, start + Fraction(samples, rate))
     return Cut(
         start, pictures(decode.frames(path, info), start, fps, frames, path), window(sound, start, rate, samples)
     )
@@ -53,7 +55,7 @@ def pictures(source: Iterable[Frame], start: Fraction, fps: int, frames: int, na
     """
     chosen: list[NDArray[np.uint8]] = []
     for frame in source:
-        while frame.time <= frame_time(len(chosen), fps, start) < frame.end:
+        while frame.shows(frame_time(len(chosen), fps, start)):
             chosen.append(frame.rgb)
             if len(chosen) == frames:
                 return np.stack(chosen)

@@ -26,8 +26,9 @@ MICROSECOND = Fraction(1, 1_000_000)
 class MediaError(OviError):
     """A file that cannot be used. `reason` is a code:
 
-    unreadable (no media file, or damaged), truncated (breaks off before its end), no_clock (times run backwards),
-    no_video, no_audio, interlaced, hdr, short (does not cover what was asked for).
+    unreadable (no media file), damaged (in the middle), truncated (breaks off before its end),
+    no_video, no_audio, interlaced, hdr, no_clock (times run backwards), changing (its size, rate or channels),
+    short (does not cover what was asked for).
     """
 
     def __init__(self, path: Source, reason: str, what: str) -> None:
@@ -46,6 +47,7 @@ class VideoStream:
     height: int
     rotation: int  # degrees counter-clockwise that bring a decoded picture upright: 0, 90, 180 or 270
     average_rate: Fraction
+    steps: Fraction  # a second, from the start on, at which the file says that pictures begin; 0 where it does not
     time_base: Fraction
     start: Fraction
     end: Fraction | None  # as the header promises
@@ -130,6 +132,7 @@ def _best(streams: Iterable[Stream], size: Callable[[Stream], int]) -> Stream | 
 
 
 def _video(path: Source, container: av.container.InputContainer, stream: av.VideoStream) -> VideoStream:
+    stream.codec_context.thread_count = 1  # more would decode as many pictures at once
     frame = next(container.decode(stream), None)
     if frame is None:
         raise MediaError(path, "unreadable", "no picture in it can be decoded")
@@ -146,6 +149,7 @@ def _video(path: Source, container: av.container.InputContainer, stream: av.Vide
         height=height,
         rotation=rotation,
         average_rate=Fraction(stream.average_rate or stream.guessed_rate or 0),
+        steps=Fraction(stream.base_rate or 0),
         time_base=time_base,
         start=Fraction(frame.pts or 0) * time_base,
         end=_end(stream),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ovi.media import audio
+from tests.golden import curation as golden
 
 
 @pytest.mark.parametrize("rates", [(48000, 16000), (44100, 16000), (16000, 48000), (22050, 16000), (8000, 16000)])
@@ -38,3 +39,15 @@ def test_levels() -> None:
     assert audio.mean_volume_db(np.stack([sine, 0 * sine], axis=1)) == pytest.approx(-6.02, abs=0.01)
     assert audio.mean_volume_db(np.zeros(9, np.float32)) == -120
     assert audio.peak_db(np.zeros(0, np.float32)) == -120
+
+
+def test_levels_are_those_that_ffmpeg_rounds() -> None:
+    case = golden.arrays("volume")
+    for at, name in enumerate(case["names"]):
+        samples = case[f"{at}_{name}"] / np.float32(32768)
+        if name == "silence":
+            assert audio.mean_volume_db(samples) == audio.SILENCE_DB
+            continue
+        assert audio.mean_volume_db(samples) == pytest.approx(case["analytic_rms_dbfs"][at], abs=1e-4)
+        assert audio.mean_volume_db(samples) == pytest.approx(case["ffmpeg_mean_db"][at], abs=0.05001)
+        assert audio.peak_db(samples) == pytest.approx(case["ffmpeg_max_db"][at], abs=0.05001)
