@@ -7,7 +7,7 @@ Try it: `python -c "from ovi.media import decode; print(decode.audio('clip.mp4')
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -22,6 +22,8 @@ from ovi.media.probe import MediaError, MediaInfo, Source, opened, probe
 SCALES = {"u8": 128.0, "s16": 32768.0, "s32": 2147483648.0, "dbl": 1.0}  # of a full-scale sample
 JITTER = Fraction(1, 200)  # s by which containers with coarse clocks may misplace a block of sound
 HOLE = 60  # s of silence between two blocks of sound that no sane file has
+FINE = Fraction(1, 2000)  # s of a tick that is short enough for any frame rate
+BLOCKS = 16  # of sound, that are handed on at a time
 MISSING = Fraction(1, 2)  # s that may be missing at the end before a file counts as truncated
 
 
@@ -46,36 +48,41 @@ def frames(path: Source, info: MediaInfo | None = None) -> Iterator[Frame]:
     info = info or probe(path)
     stream = info.pictures()
     screen = Screen(stream.width, stream.height, stream.rotation)
+    coarse = stream.time_base > FINE
     usual = 1 / stream.average_rate if stream.average_rate else Fraction(1, 24)
-    waiting: Frame | None = None
+    waiting: av.VideoFrame | None = None  # for the time at which the next is shown
+    since = stream.start
     for picture in _pictures(path, stream.number):
         if picture.pts is None:
-            time = waiting.end if waiting else stream.start
-        else:
+            time = since if waiting is None else since + usual
+        elif coarse:
             time = snapped(picture.pts * stream.time_base, stream.start, stream.steps, stream.time_base)
+        else:
+            time = picture.pts * stream.time_base
         if waiting is not None:
-            _check_picture(path, picture, waiting)
-            if time < waiting.time:
+            _check_picture(path, picture, waiting, time)
+            if time < since:
                 raise MediaError(path, "no_clock", "shows pictures at times that run backwards; convert it to MP4")
-            if time == waiting.time:
+            if time == since:
                 continue
-            yield replace(waiting, end=time)
-        lasts = picture.duration * stream.time_base if picture.duration else usual
-        waiting = Frame(time, time + lasts, picture, screen)
+            yield Frame(since, time, waiting, screen)
+        waiting, since = picture, time
     if waiting is None:
         raise MediaError(path, "unreadable", "no picture in it can be decoded")
-    yield waiting
-    _check_end(path, waiting.end, stream.end)
+    end = since + (waiting.duration * stream.time_base if waiting.duration else usual)
+    yield Frame(since, end, waiting, screen)
+    _check_end(path, end, stream.end)
 
 
 def sound(path: Source, info: MediaInfo | None = None) -> Iterator[Sound]:
-    """The best sound stream at its own rate, block by block, each from where the one before ends. Gaps are silence.
+    """The best sound stream at its own rate, in stretches, each from where the one before ends. Gaps are silence.
 
     Raises MediaError: no_audio, unreadable, changing, damaged or truncated.
     """
     info = info or probe(path)
     stream = info.sound()
     start, rate, channels, filled = stream.start, 0, 0, 0
+    stretch: list[NDArray[np.float32]] = []
     with opened(path) as container:
         for block in _decoded(path, container, container.streams.audio[stream.number]):
             samples = _samples(block)
@@ -91,10 +98,15 @@ def sound(path: Source, info: MediaInfo | None = None) -> Iterator[Sound]:
                 samples = np.pad(samples, ((gap, 0), (0, 0)))
             elif -gap > JITTER * rate:
                 samples = samples[-gap:]
-            yield Sound(samples, rate, start + Fraction(filled, rate))
+            stretch.append(samples)
             filled += len(samples)
+            if len(stretch) == BLOCKS:
+                yield _stretch(stretch, rate, start, filled)
+                stretch = []
     if not rate:
         raise MediaError(path, "unreadable", "no sound in it can be decoded")
+    if stretch:
+        yield _stretch(stretch, rate, start, filled)
     _check_end(path, start + Fraction(filled, rate), stream.end)
 
 
@@ -102,6 +114,12 @@ def audio(path: Source, info: MediaInfo | None = None) -> Sound:
     """The whole best sound stream. Raises as `sound` does."""
     blocks = list(sound(path, info))
     return Sound(np.concatenate([block.samples for block in blocks]), blocks[0].rate, blocks[0].start)
+
+
+def _stretch(blocks: list[NDArray[np.float32]], rate: int, start: Fraction, filled: int) -> Sound:
+    """The blocks that end `filled` samples after `start`."""
+    samples = np.concatenate(blocks)
+    return Sound(samples, rate, start + Fraction(filled - len(samples), rate))
 
 
 def _pictures(path: Source, number: int) -> Iterator[av.VideoFrame]:
@@ -126,12 +144,12 @@ def _decoded(path: Source, container: av.container.InputContainer, stream: Any) 
             raise MediaError(path, "damaged", "is damaged in the middle") from None
 
 
-def _check_picture(path: Source, picture: av.VideoFrame, before: Frame) -> None:
+def _check_picture(path: Source, picture: av.VideoFrame, before: av.VideoFrame, time: Fraction) -> None:
     if picture.interlaced_frame:
         raise MediaError(path, "interlaced", "is interlaced in part; deinterlace it first")
     if picture.is_corrupt:
-        raise MediaError(path, "damaged", f"is damaged at {float(before.end):.2f} s")
-    if (picture.width, picture.height) != (before.picture.width, before.picture.height):
+        raise MediaError(path, "damaged", f"is damaged at {float(time):.2f} s")
+    if (picture.width, picture.height) != (before.width, before.height):
         raise MediaError(path, "changing", "changes its picture's size on the way")
 
 
