@@ -26,16 +26,16 @@ if how == "stubborn":
 rank = subprocess.Popen([sys.executable, "-c", "import signal, time; " +
     ("signal.signal(signal.SIGTERM, signal.SIG_IGN); " if how == "stubborn" else "") + "time.sleep(300)"],
     start_new_session=True)
-pathlib.Path(pids + ".new").write_text(f"{os.getpid()} {rank.pid}")
-os.replace(pids + ".new", pids)
-if how == "orphan":
-    sys.exit(0)
 if how == "saves":
     def save(*_):
         rank.terminate()
         print("saved", flush=True)
         sys.exit(75)
     signal.signal(signal.SIGTERM, save)
+pathlib.Path(pids + ".new").write_text(f"{os.getpid()} {rank.pid}")  # from now on it is ready to be stopped
+os.replace(pids + ".new", pids)
+if how == "orphan":
+    sys.exit(0)
 time.sleep(300)
 """
 
