@@ -50,7 +50,7 @@ class LocalExecutor:
                 timed_out = self._follow(tree, reader, began + spec.deadline_s)
             finally:
                 tree.stop(spec.grace_s, reader.read)
-            reader.read(last=True)
+                reader.read(last=True)  # what it said as it ended is heard too, however it was ended
         status, advice = judge(tree.exit_code, timed_out)
         seconds = time.monotonic() - began
         return Outcome(status, tree.exit_code, seconds, tree.peak_bytes, reader.last_line, advice, reader.result)
