@@ -96,9 +96,9 @@ def _video_stream(
 ) -> av.VideoStream:
     height, old_width = size
     new_width = width or old_width
-    # Without no-mbtree, equal pictures sometimes give unequal bytes, on one thread too.
+    # Without no-mbtree, equal pictures sometimes give unequal bytes, on one thread too; qcomp keeps still ones still.
     # bframes=0: with reordered pictures the file's clock would begin before its first picture
-    options = {"crf": str(crf), "preset": preset, "bf": "0", "x264-params": "threads=1:no-mbtree=1"}
+    options = {"crf": str(crf), "preset": preset, "bf": "0", "x264-params": "threads=1:no-mbtree=1:qcomp=1"}
     stream = container.add_stream("libx264", rate=fps, options=options)
     context = stream.codec_context
     context.width, context.height = _even(new_width), _even(height * new_width / old_width)
