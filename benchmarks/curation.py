@@ -4,6 +4,7 @@ One section an option, all but --media without any: clips cut out of films that 
 files (--odd), cuts in films with known joints beside PySceneDetect's adaptive rule (--scenes), CPU-seconds of the pass
 without networks beside bare decoding and beside filters that each decode (--speed), memory of one worker on a long film
 (--memory), workers and lengths (--scaling), a folder of real files (--media DIR, see tests/curation/real_media.py).
+The results keep the last figures of each section.
 Try it: `.venv/bin/python benchmarks/curation.py --exact --odd`.
 """
 
@@ -52,6 +53,7 @@ from tests.media.odd import ODD
 ROOT = Path(__file__).resolve().parents[1]
 PHASES, ODD_S = 48, 60.0  # starts of a clip within one picture; time that an odd file may take
 SKEW_MS, ODD_MIN = 1.0, 30
+ROUNDED_MS = {"mkv": 0.5}  # by which a container's own clock misses a time that is on no grid
 FILMS, NEAR = 200, 2  # and how many frames beside a joint a cut may be found
 BLENDS_MIN = 0.9
 SHARE_MIN, FILTERS_MIN, REPEATS = 0.75, 3.0, 3
@@ -80,22 +82,24 @@ def main() -> int:
     sections: dict[str, Callable[[Path, Bars], None]] = {
         "exact": exact, "odd": odd, "scenes": scenes, "speed": speed, "memory": memory, "scaling": scaling,
     }  # fmt: skip
-    chosen = [name for name in sections if getattr(options, name)]
-    if not chosen and options.media is None:
-        chosen = list(sections)
+    chosen = {name: section for name, section in sections.items() if getattr(options, name)}
+    if options.media is not None:
+        chosen["media"] = lambda folder, bars: media(options.media, folder, bars)
     cv2.setNumThreads(1)
     av.logging.set_level(av.logging.PANIC)
-    bars, began = Bars(), time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="ovi-curation-", dir=options.work) as folder:
-        for name in chosen:
-            sections[name](Path(folder), bars)
-        if options.media is not None:
-            media(options.media, Path(folder), bars)
-    results = {"command": " ".join(sys.argv), "machine": _machine(), "figures": bars.figures, "bars": bars.done}
-    storage.write_json(options.out, results | {"seconds": round(time.monotonic() - began)})
-    failed = sum(not bar["passed"] for bar in bars.done)
-    print(f"{len(bars.done) - failed} passed, {failed} failed")
-    return 1 if failed or not bars.done else 0
+    results = storage.read_json(options.out) if options.out.exists() else {}
+    passed = failed = 0
+    for name, section in (chosen or sections).items():
+        bars, began = Bars(), time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="ovi-curation-", dir=options.work) as folder:
+            section(Path(folder), bars)
+        seconds = round(time.monotonic() - began)
+        results[name] = {"machine": _machine(), "seconds": seconds, "figures": bars.figures, "bars": bars.done}
+        storage.write_json(options.out, results)
+        failed += sum(not bar["passed"] for bar in bars.done)
+        passed += sum(bar["passed"] for bar in bars.done)
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed or not passed else 0
 
 
 def exact(folder: Path, bars: Bars) -> None:
@@ -116,8 +120,11 @@ def exact(folder: Path, bars: Bars) -> None:
     clips = sum(skew.clips for skew in found.values())
     bars.check("every clip has 121 frames and 80,640 samples", (frames_seen, samples_seen) == ({121}, {80640}),
                f"{clips} clips, frames {sorted(frames_seen)}, samples {sorted(samples_seen)}")  # fmt: skip
-    pictures, sound_ms = (max(getattr(skew, of) for skew in found.values()) for of in ("pictures_ms", "sound_ms"))
-    bars.check("a clip's pictures are those that the source shows", pictures == 0, f"off by {pictures:.3f} ms at most")
+    for kind in clocked.KINDS:
+        off = max(skew.pictures_ms for name, skew in found.items() if name.endswith(kind))
+        most = ROUNDED_MS.get(kind, 0.0)
+        bars.check(f"{kind}: a clip's pictures are those that the source shows then", off <= most, f"{off:.3f} ms off")
+    sound_ms = max(skew.sound_ms for skew in found.values())
     bars.check(f"clicks and flashes stay within {SKEW_MS:g} ms", sound_ms <= SKEW_MS, f"{sound_ms:.3f} ms at most")
 
 

@@ -125,6 +125,7 @@ class _Work:
             end = window.start + Fraction(clip.samples, clip.sample_rate)
             sound = tape.between(window.start - reach, end + reach)
             rows.append(self._clip(window, known, sound, info))
+            del window  # its pictures make room for those of the next one
         tape.rest()
         seen = {
             "source_cuts": tally.cuts, "source_seconds": float(tally.seconds),
