@@ -1,7 +1,7 @@
-"""Files by address: a local path or s3://bucket/key, the same calls for both. The only module that imports boto3.
+"""Files by address: a local path or s3://bucket/key, the same calls for both.
 
 Writes are whole or not at all: local ones go to a temporary name, are synced and renamed; S3 puts are atomic by nature.
-It does not know what the bytes mean. S3 settings come from the usual AWS_* variables (AWS_ENDPOINT_URL for MinIO).
+It does not know what the bytes mean, nor how a store is spoken to (ovi.s3).
 Try it: `python -c "from ovi import storage; print(storage.sha256('README.md'))"`.
 """
 
@@ -15,10 +15,10 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from ovi import s3
 from ovi.errors import OviError
 
 CHUNK = 1 << 20
@@ -31,7 +31,7 @@ def is_remote(address: str | Path) -> bool:
 def read_bytes(address: str | Path, offset: int = 0, length: int | None = None) -> bytes:
     """`length` bytes from `offset` (all of the rest when None). A missing object is one clear line."""
     if is_remote(address):
-        return _s3_read(str(address), offset, length)
+        return s3.get(str(address), offset, length)
     try:
         with open(address, "rb") as file:
             file.seek(offset)
@@ -50,8 +50,7 @@ def read_json(address: str | Path) -> Any:
 def write_bytes(address: str | Path, data: bytes) -> None:
     """Write the whole of `data` or nothing."""
     if is_remote(address):
-        bucket, key = _split(str(address))
-        _s3().put_object(Bucket=bucket, Key=key, Body=data)
+        s3.put(str(address), data)
         return
     with atomic_path(address) as temporary:
         temporary.write_bytes(data)
@@ -106,35 +105,72 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def exists(address: str | Path) -> bool:
-    if not is_remote(address):
-        return Path(address).exists()
-    from botocore.exceptions import ClientError
-
-    bucket, key = _split(str(address))
+def open_read(address: str | Path) -> BinaryIO:
+    """A seekable file to read; of an object only the bytes that are read are fetched."""
+    if is_remote(address):
+        return s3.open_read(str(address))
     try:
-        _s3().head_object(Bucket=bucket, Key=key)
-    except ClientError:
-        return False
-    return True
+        return open(address, "rb")
+    except FileNotFoundError:
+        raise OviError(f"{address}: no such file") from None
+
+
+def upload(path: str | Path, address: str | Path) -> None:
+    """Copy a local file to an address, whole or not at all."""
+    if is_remote(address):
+        s3.upload(Path(path), str(address))
+        return
+    with open_read(path) as source, atomic_path(address) as temporary, open(temporary, "wb") as copy:
+        shutil.copyfileobj(source, copy, CHUNK)
+
+
+def download(address: str | Path, path: str | Path) -> None:
+    """Copy the file at an address to a local path, whole or not at all."""
+    if is_remote(address):
+        with atomic_path(path) as temporary:
+            s3.download(str(address), temporary)
+        return
+    upload(address, path)
+
+
+def delete(address: str | Path) -> None:
+    """It is no error if there is no such file."""
+    if is_remote(address):
+        s3.delete(str(address))
+    else:
+        Path(address).unlink(missing_ok=True)
+
+
+def size(address: str | Path) -> int:
+    """Bytes of the file."""
+    if is_remote(address):
+        return s3.size(str(address))
+    try:
+        return Path(address).stat().st_size
+    except FileNotFoundError:
+        raise OviError(f"{address}: no such file") from None
+
+
+def exists(address: str | Path) -> bool:
+    return s3.exists(str(address)) if is_remote(address) else Path(address).exists()
+
+
+def presigned(address: str, seconds: int, filename: str | None = None, content_type: str | None = None) -> str:
+    """A URL by which anyone may read the object at s3://... for so long."""
+    return s3.presigned(address, seconds, filename, content_type)
 
 
 def list_files(address: str | Path) -> list[str]:
     """Addresses of all files below a folder or prefix, sorted."""
-    if not is_remote(address):
-        return sorted(str(path) for path in Path(address).rglob("*") if path.is_file())
-    bucket, prefix = _split(str(address).rstrip("/") + "/")
-    pages = _s3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-    return sorted(f"s3://{bucket}/{item['Key']}" for page in pages for item in page.get("Contents", []))
+    if is_remote(address):
+        return s3.names(str(address))
+    return sorted(str(path) for path in Path(address).rglob("*") if path.is_file())
 
 
 def sha256(address: str | Path) -> str:
     """Hex sha256 of a file's content."""
     digest = hashlib.sha256()
-    if is_remote(address):
-        digest.update(read_bytes(address))
-        return digest.hexdigest()
-    with open(address, "rb") as file:
+    with open_read(address) as file:
         while block := file.read(CHUNK):
             digest.update(block)
     return digest.hexdigest()
@@ -152,29 +188,3 @@ def _explained(error: OSError, path: Path) -> OSError | OviError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return OviError(f"{path}: no space left to write it; free some disk and run the same command again")
     return error
-
-
-def _s3_read(address: str, offset: int, length: int | None) -> bytes:
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    bucket, key = _split(address)
-    last = "" if length is None else offset + length - 1
-    span = {} if offset == 0 and length is None else {"Range": f"bytes={offset}-{last}"}
-    try:
-        return bytes(_s3().get_object(Bucket=bucket, Key=key, **span)["Body"].read())
-    except (ClientError, BotoCoreError) as error:
-        raise OviError(f"{address}: cannot be read ({error}); check the address and the AWS_* variables") from None
-
-
-def _split(address: str) -> tuple[str, str]:
-    bucket, _, key = address.removeprefix("s3://").partition("/")
-    if not bucket:
-        raise OviError(f"{address}: no bucket in it; write s3://bucket/key")
-    return bucket, key
-
-
-@cache
-def _s3() -> Any:
-    import boto3
-
-    return boto3.client("s3")

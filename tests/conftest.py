@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Iterator
 
+import pytest
 import torch
 from hypothesis import settings
+
+from ovi import s3
 
 settings.register_profile("here", deadline=None)  # a busy machine is no failure
 settings.load_profile("here")
@@ -21,3 +26,30 @@ os.environ.update(
     MLFLOW_LOGGING_LEVEL="WARNING",
 )
 os.environ.pop("MLFLOW_RUN_ID", None)
+
+BUCKETS = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def store() -> Iterator[str]:
+    """URL of an S3 server on loopback; it takes any key and keeps all in memory."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(store: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """s3://... of an empty bucket; the environment says where its store is."""
+    for name, value in (("ENDPOINT_URL", store), ("ACCESS_KEY_ID", "key"), ("SECRET_ACCESS_KEY", "secret")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    s3._client.cache_clear()
+    name = f"bucket-{next(BUCKETS)}"
+    s3.client().create_bucket(Bucket=name)
+    yield f"s3://{name}"
+    s3._client.cache_clear()
