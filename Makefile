@@ -13,7 +13,7 @@ export DVC_NO_ANALYTICS := 1
 export BENTOML_DO_NOT_TRACK := True
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test lint ui bench-serving install clean help
+.PHONY: demo test lint ui learn bench-serving install clean help
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/ -/'
@@ -34,6 +34,9 @@ ui: $(READY)     ## the MLflow and Prefect pages of this clone, until Ctrl-C
 
 bench-serving: $(READY)  ## does the service keep its promises (half an hour; ARGS=--long for the long soak)
 	@$(BIN)/python -m benchmarks.serving $(ARGS)
+
+learn: $(READY)  ## does fusion learn synchronisation, and what of the recipe matters (an hour on two cores; ARGS=--minutes=5)
+	@$(BIN)/python benchmarks/learn.py $(ARGS)
 
 install: $(READY)
 
