@@ -61,12 +61,12 @@ def blend(past: Sequence[Look], future: Sequence[Look], lengths: Sequence[int]) 
             continue
         a, middle, b = past[-1], future[length // 2], future[length]
         fades = _fades(a, b)
-        if not fades and middle.detail > SOFTER * (a.detail + b.detail) / 2:
+        if not fades and (middle.detail > SOFTER * (a.detail + b.detail) / 2 or not _is_wide(a, b)):
             continue
         before = past[max(0, len(past) - 1 - length)]
         if not _goes_straight(before, a, future[:settled], length):
             continue
-        if fades or (_is_wide(a, b) and _is_mixed(a.levels, middle.levels, b.levels)):
+        if fades or _is_mixed(a.levels, middle.levels, b.levels):
             return length
     return 0
 
@@ -101,7 +101,10 @@ def _goes_straight(before: Look, a: Look, future: Sequence[Look], length: int) -
 
 
 def _is_wide(a: Look, b: Look) -> bool:
-    return bool((np.abs(b.levels - a.levels).reshape(-1, 3).max(1) > CHANGED).mean() >= WIDE)
+    way = b.levels - a.levels
+    if way @ way < WIDE * CHANGED**2 * len(way) / 3:  # as it is mostly, and then at a tenth of the work
+        return False
+    return bool((np.abs(way).reshape(-1, 3).max(1) > CHANGED).mean() >= WIDE)
 
 
 def _is_mixed(a: Vector, middle: Vector, b: Vector) -> bool:

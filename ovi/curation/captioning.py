@@ -12,7 +12,6 @@ import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,20 +48,21 @@ def backend(settings: Settings, progress: Progress) -> Backend | None:
 
 
 def caption(
-    rows: list[Row], settings: Settings, model: Backend, clips: Members, answers: Path, refused: Path,
-    progress: Progress,
-) -> None:  # fmt: skip
-    """Give the rows their captions, in place. `clips` holds what was kept of each clip, `answers` what was answered
-    in earlier runs; `refused` gets a file for each clip whose answers were refused.
+    rows: list[Row], settings: Settings, model: Backend, clips: Members, answers: str, progress: Progress
+) -> dict[str, dict[str, Any]]:
+    """Give the rows their captions, in place; by clip_id, what was answered about clips whose answers were all refused.
 
+    `clips` holds what was kept of each clip, `answers` (a folder or prefix) what was answered in earlier runs.
     OviError when the model cannot be asked at all, or when STOP_AFTER clips in a row fail.
     """
     todo = [row for row in rows if row["status"] == KEPT and row["caption_by"] == TEMPLATE]
     progress.start("captioning", len(todo), "clips")
-    asyncio.run(_Work(settings, model, clips, answers, refused, progress).run(todo))
+    work = _Work(settings, model, clips, answers, progress)
+    asyncio.run(work.run(todo))
     totals = summary(todo, settings.curation.captions)
     words = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in totals.items() if name != "by")
     progress.note(f"captions by {model.name}: {words}")
+    return work.refused
 
 
 def summary(rows: list[Row], captions: Captions) -> dict[str, Any]:
@@ -80,11 +80,10 @@ def summary(rows: list[Row], captions: Captions) -> dict[str, Any]:
 
 
 class _Work:
-    def __init__(
-        self, settings: Settings, model: Backend, clips: Members, answers: Path, refused: Path, progress: Progress
-    ) -> None:  # fmt: skip
+    def __init__(self, settings: Settings, model: Backend, clips: Members, answers: str, progress: Progress) -> None:
         self._settings, self._model, self._progress = settings, model, progress
-        self._clips, self._answers, self._refused = clips, answers, refused
+        self._clips, self._answers = clips, answers
+        self.refused: dict[str, dict[str, Any]] = {}
         self._by = f"{model.name} {PROMPTS}"
         self._locks: dict[str, asyncio.Lock] = {}
         self._failed_in_a_row = 0
@@ -110,7 +109,7 @@ class _Work:
         captions = self._settings.curation.captions
         material = await asyncio.to_thread(_material, row, self._clips, captions.frames)
         key = hashlib.sha256(f"{self._by}\0{material.digest()}".encode()).hexdigest()
-        place = self._answers / key[:2] / f"{key}.json"
+        place = f"{self._answers}/{key[:2]}/{key}.json"
         async with self._locks.setdefault(key, asyncio.Lock()):  # equal clips are asked about once
             record = await asyncio.to_thread(_read, place, bool(material.pictures))
             if record is None or (record.caption is None and record.reasks < captions.reasks):
@@ -119,14 +118,14 @@ class _Work:
                 except CaptionFailed as error:
                     return self._failure(error)
                 self._failed_in_a_row = 0
-                await asyncio.to_thread(_write, place, record)
+                await asyncio.to_thread(storage.write_json, place, _plain(record))
         found: Row = {
             "caption": None, "caption_by": self._by,
             "caption_input_tokens": record.input_tokens, "caption_output_tokens": record.output_tokens,
         }  # fmt: skip
         if record.caption is not None:
             return {**found, "caption": str(record.caption)}
-        await asyncio.to_thread(_write, self._refused / f"{row['clip_id']}.json", record)
+        self.refused[row["clip_id"]] = _plain(record)
         return {**found, "caption_reason": REFUSED, "message": record.refused[-1][1]}
 
     def _failure(self, error: CaptionFailed) -> Row:
@@ -149,14 +148,14 @@ def _material(row: Row, clips: Members, count: int) -> Material:
     return Material(pictures, tuple(place / row["fps"] for place in places), track)
 
 
-def _write(path: Path, record: Record) -> None:
-    storage.write_json(path, vars(record) | {"caption": record.caption and str(record.caption)})
+def _plain(record: Record) -> dict[str, Any]:
+    return vars(record) | {"caption": record.caption and str(record.caption)}
 
 
-def _read(path: Path, pictures: bool) -> Record | None:
-    """What was answered before; None when nothing was, or when the file does not hold what _write wrote."""
+def _read(address: str, pictures: bool) -> Record | None:
+    """What was answered before; None when nothing was, or when the file does not hold what _plain makes."""
     try:
-        said = storage.read_json(path)
+        said = storage.read_json(address)
         caption = said["caption"]
         parsed = None if caption is None else parse_answer(caption, pictures=pictures, spoken=said["spoken"])
         refused = [(str(answer), str(fault)) for answer, fault in said["refused"]]

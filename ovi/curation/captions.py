@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from ovi import storage
 from ovi.errors import OviError, one_line
 
 SIDECAR, TEMPLATE = "sidecar", "template-v1"
@@ -76,23 +77,28 @@ def parse(text: str) -> Caption:
     return Caption(visual.strip(), bodies[SOUND].strip())
 
 
-def read_sidecar(media: Path) -> dict[str, Any]:
-    """What `<stem>.json` or `<stem>.txt` (a caption alone) beside a media file says; {} when there is neither.
+def sidecar(media: str, exists: Callable[[str], bool] = storage.exists) -> str | None:
+    """Address of what describes a media file: `<stem>.json` beside it, else `<stem>.txt` (a caption alone), if any."""
+    folder, slash, name = media.rpartition("/")
+    stem = f"{folder}{slash}{name.rpartition('.')[0] or name}"
+    return next((address for address in (f"{stem}.json", f"{stem}.txt") if exists(address)), None)
 
-    Raises CaptionError when the file is there and cannot be understood.
-    """
-    described, written = media.with_suffix(".json"), media.with_suffix(".txt")
+
+def read_sidecar(address: str | None) -> dict[str, Any]:
+    """What a sidecar says; {} without one. CaptionError when it cannot be understood."""
+    if address is None:
+        return {}
+    name = address.rpartition("/")[2]
     try:
-        if described.is_file():
-            values = json.loads(described.read_text(encoding="utf-8"))
-            if not isinstance(values, dict):
-                raise CaptionError(f"{described.name}: must hold an object, holds {type(values).__name__}")
-            return values
-        if written.is_file():
-            return {"caption": written.read_text(encoding="utf-8")}
+        text = storage.read_bytes(address).decode()
+        if name.endswith(".txt"):
+            return {"caption": text}
+        values = json.loads(text)
     except (OSError, ValueError) as error:
-        raise CaptionError(f"{described.name}: cannot be read: {one_line(error)}") from None
-    return {}
+        raise CaptionError(f"{name}: cannot be read: {one_line(error)}") from None
+    if not isinstance(values, dict):
+        raise CaptionError(f"{name}: must hold an object, holds {type(values).__name__}")
+    return values
 
 
 def video_words(brightness: float, flow: float) -> str:

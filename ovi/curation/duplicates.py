@@ -25,6 +25,7 @@ LEVEL = 16.0  # a coefficient of a wave of one grey level: what is less is noise
 LEAST = 24  # bits: dark or empty pictures have fewer, and look the same whatever they are of
 LOOKS, SIDE, LOW = 3, 32, 8  # pictures in a strip; their side when they are compared; coefficients a side
 BITS = LOOKS * LOW * LOW
+BLOCK = 1 << 20  # bytes of a file that are read at a time
 
 
 class _Look(NamedTuple):
@@ -50,7 +51,9 @@ def content(files: Iterable[Path]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for path in files:
         if path.exists():
-            digest.update(path.read_bytes())
+            with open(path, "rb") as file:
+                while block := file.read(BLOCK):
+                    digest.update(block)
     return digest.hexdigest()
 
 

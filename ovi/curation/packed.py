@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ import numpy as np
 from av.video.reformatter import Colorspace, VideoReformatter
 from numpy.typing import NDArray
 
+from ovi import storage
 from ovi.errors import OviError
 
 RAW, H264 = "raw", "h264"
@@ -39,16 +41,21 @@ class Members(Protocol):
 
 
 class Folder:
-    """The files of a folder as members."""
+    """The files of a folder or of a prefix as members. What is put into a bucket after the first look is not seen."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, address: str | Path) -> None:
+        self._address = str(address)
 
-    def read(self, member: str) -> bytes:
-        return (self.path / member).read_bytes()
+    def read(self, member: str, offset: int = 0, length: int | None = None) -> bytes:
+        return storage.read_bytes(f"{self._address}/{member}", offset, length)
 
     def __contains__(self, member: str) -> bool:
-        return (self.path / member).exists()
+        address = f"{self._address}/{member}"
+        return address in self._listed if storage.is_remote(address) else storage.exists(address)
+
+    @cached_property
+    def _listed(self) -> frozenset[str]:
+        return frozenset(storage.list_files(self._address))
 
 
 class Layers:
@@ -93,9 +100,9 @@ def some_frames(members: Members, row: dict[str, Any], places: Sequence[int]) ->
         found = {place: picture for place, picture in enumerate(all_of) if place in wanted}
         return [found[place] for place in places]
     if isinstance(members, Folder):
-        shape = (row["frames"], row["height"], row["width"], 3)
-        mapped = np.memmap(members.path / raw, np.uint8, "r", shape=shape)
-        return [np.array(mapped[place]) for place in places]
+        shape = (row["height"], row["width"], 3)
+        size = int(np.prod(shape))
+        return [np.frombuffer(members.read(raw, place * size, size), np.uint8).reshape(shape) for place in places]
     return [np.array(picture) for picture in frames(members, row)[list(places)]]
 
 

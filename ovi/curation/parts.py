@@ -1,10 +1,10 @@
 """Work that survives: sources are examined part by part, and a part is done when its file of rows is there.
 
-    <out>-work/<key>/rows/<part>.parquet   the rows of a part, written whole: the part's marker
+    <out>-work/<key>/rows/<part>.parquet   the rows of a part, written whole and last: the part's marker
     <out>-work/<key>/clips/<clip_id>.*     what is left of its clips to pack (packed.py), and strips of pictures
-A part's name is a hash of its sources, of the files beside them, of the settings and of this code, so that a part that
-is done is done for what would be worked on now; a killed run begins again at its last part. Several processes, on one
-machine or many, may each work a share of the parts in one folder.
+A part's name is a hash of its sources and of the files beside them, the key one of the settings and of this code, so
+that a part that is done is done for what would be worked on now; a killed run begins again at its last part. Several
+processes, on one machine or many, may each work a share of the parts in one folder or bucket.
 Try it: `ovi curate --shard 0/2 && ovi curate --shard 1/2 && ovi curate`.
 """
 
@@ -18,17 +18,18 @@ import os
 import shutil
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import cv2
 
+from ovi import storage
 from ovi.config import Settings
-from ovi.curation import captions, duplicates, manifest, packed
+from ovi.curation import manifest, place
 from ovi.curation.manifest import ERROR, KEPT, Row
 from ovi.curation.sources import Source, examine, failed
 from ovi.errors import ConfigError
@@ -45,36 +46,49 @@ LATER = (
 
 @dataclass(frozen=True)
 class Part:
-    name: str
     sources: tuple[Source, ...]
+
+    @cached_property
+    def name(self) -> str:
+        """A hash of the sources and of what lies beside them, which is read for it."""
+        beside = [source.sidecar for source in self.sources]
+        with ThreadPoolExecutor(place.AT_ONCE) as pool:
+            said = pool.map(lambda address: address and storage.sha256(address), beside)
+            pairs = list(zip(self.sources, said, strict=True))
+        return _digest([asdict(source) | {"file": None, "sidecar": digest} for source, digest in pairs])
 
 
 class Work:
-    """The parts of some sources under some settings, in the folder beside `out`."""
+    """The parts of some sources under some settings, beside the address `out`."""
 
-    def __init__(self, settings: Settings, sources: Sequence[Source], out: Path) -> None:
+    def __init__(self, settings: Settings, sources: Sequence[Source], out: str) -> None:
         self._settings = settings
-        self._folder = out.with_name(f"{out.name}-work")
+        self._all = f"{out}-work"
         chosen = settings.curation.model_dump(mode="json", exclude=set(LATER))
         key = _digest(manifest.VERSION, settings.clip.model_dump(mode="json"), chosen, _code())
-        self.clips, self._rows = self._folder / key / "clips", self._folder / key / "rows"
+        self._mine = f"{self._all}/{key}"
+        self.clips, self._rows = f"{self._mine}/clips", f"{self._mine}/rows"
         size = settings.curation.part_files
-        self.parts = [_part(sources[at : at + size]) for at in range(0, len(sources), size)]
+        self.parts = [Part(tuple(sources[at : at + size])) for at in range(0, len(sources), size)]
 
-    def done(self, part: Part) -> bool:
-        return self._marker(part).exists()
+    def done(self) -> set[str]:
+        """Names of the parts that are."""
+        names = (marker.rpartition("/")[2] for marker in storage.list_files(self._rows))
+        return {name.removesuffix(".parquet") for name in names if not name.startswith(".")}  # nor half written
 
     def examine(self, parts: Sequence[Part], progress: Progress) -> None:
         """Do those of the parts that are not done, one after the other, each by all workers."""
-        todo = [part for part in parts if not self.done(part)]
+        done = self.done()
+        todo = [part for part in parts if part.name not in done]
         count = sum(len(part.sources) for part in todo)
         already = sum(len(part.sources) for part in parts) - count
         if already:
             progress.note(f"{already} files were examined before and are not again")
         progress.start("curating", count, "files")
-        self.clips.mkdir(parents=True, exist_ok=True)
+        if not storage.is_remote(self.clips):
+            Path(self.clips).mkdir(parents=True, exist_ok=True)
         kept = 0
-        with _Workers(self._settings, str(self.clips)) as workers:
+        with _Workers(self._settings, self.clips) as workers:
             for part in todo:
                 found: dict[int, list[Row]] = {}
                 for at, rows in workers.examine(part.sources):
@@ -93,12 +107,16 @@ class Work:
 
     def remove(self, others: bool = False) -> None:
         """What these settings left; `others`: what other settings and older code left half done as well."""
-        shutil.rmtree(self._folder if others else self.clips.parent, ignore_errors=True)
+        where = self._all if others else self._mine
+        if storage.is_remote(where):
+            place.remove(storage.list_files(where))
+            return
+        shutil.rmtree(where, ignore_errors=True)
         with contextlib.suppress(OSError):
-            self._folder.rmdir()  # if nothing else is in it
+            Path(self._all).rmdir()  # if nothing else is in it
 
-    def _marker(self, part: Part) -> Path:
-        return self._rows / f"{part.name}.parquet"
+    def _marker(self, part: Part) -> str:
+        return f"{self._rows}/{part.name}.parquet"
 
 
 def share_of(text: str) -> tuple[int, int]:
@@ -125,8 +143,8 @@ def made_by(settings: Settings) -> dict[str, Any]:
 class _Workers:
     """Fresh processes of one thread each: sources are worked on in parallel, not their arrays."""
 
-    def __init__(self, settings: Settings, scratch: str) -> None:
-        self._settings, self._scratch = settings, scratch
+    def __init__(self, settings: Settings, clips: str) -> None:
+        self._settings, self._clips = settings, clips
         self._count = settings.curation.workers
         self._pool: ProcessPoolExecutor | None = None
 
@@ -167,7 +185,7 @@ class _Workers:
             spawn = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(self._count, spawn, cv2.setNumThreads, (1,))
         with _single_threaded():  # processes are started when there is something to do
-            return self._pool.submit(_examined, source, self._settings, self._scratch)
+            return self._pool.submit(examine, source, self._settings, self._clips)
 
 
 @contextlib.contextmanager
@@ -179,58 +197,6 @@ def _single_threaded() -> Iterator[None]:
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
-
-
-def _examined(source: Source, settings: Settings, scratch: str) -> list[Row]:
-    """A source's rows with everything in them that comes from its file and from the files beside it."""
-    rows = examine(source, settings, scratch)
-    beside = _beside(source)
-    for row in rows:
-        row |= beside
-        if row.get("clip_id") is not None:
-            row |= _finished(row, settings, Path(scratch))
-    return rows
-
-
-def _finished(row: Row, settings: Settings, scratch: Path) -> Row:
-    """What is computed of the files that a clip left: its fingerprints; and they are coded, where that is asked for."""
-    found: Row = {}
-    strip = scratch / f"{row['clip_id']}.png"
-    if row["set"] == "av" and strip.exists():
-        found |= {"picture_hash": duplicates.picture_hash(strip), "picture_hash_by": duplicates.METHOD}
-    if row["status"] != KEPT:
-        return found
-    found |= {"content": duplicates.content(scratch / f"{row['clip_id']}.{kind}" for kind in ("frames", "pcm"))}
-    found |= {"coding": settings.curation.coding}
-    if settings.curation.coding != packed.RAW:
-        found["psnr_db"] = packed.code(scratch, row)
-    return found
-
-
-def _beside(source: Source) -> Row:
-    """Where it comes from and whom to name, when a sidecar says so."""
-    try:
-        said = captions.read_sidecar(Path(source.file))
-    except (captions.CaptionError, RecursionError):  # which its rows already say
-        return {}
-    origin = source.provenance if source.provenance is not None else said.get("source")
-    return {name: None if value is None else str(value) for name, value in
-            (("provenance", origin), ("attribution", said.get("attribution")))}  # fmt: skip
-
-
-def _part(sources: Sequence[Source]) -> Part:
-    described = [
-        [{name: value for name, value in asdict(source).items() if name != "file"}, _sidecar(Path(source.file))]
-        for source in sources
-    ]
-    return Part(_digest(described), tuple(sources))
-
-
-def _sidecar(file: Path) -> str | None:
-    for path in (file.with_suffix(".json"), file.with_suffix(".txt")):
-        with contextlib.suppress(OSError):
-            return hashlib.sha256(path.read_bytes()).hexdigest()
-    return None
 
 
 def _digest(*values: Any) -> str:

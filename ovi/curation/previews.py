@@ -21,6 +21,7 @@ from ovi.errors import OviError
 from ovi.media import cut, decode
 from ovi.media.encode import write_clip, write_m4a
 from ovi.media.probe import probe
+from ovi.media.remote import reached
 from ovi.media.tape import Tape
 
 PLAYED = 2  # clips of each group
@@ -65,13 +66,13 @@ def _packed(row: Row, members: packed.Members) -> Media | None:
 
 
 def _read_again(row: Row, file: str, clip: Clip) -> Media:
-    info, start = probe(file), Fraction(row["start"])
-    end = start + Fraction(row["samples"], row["sample_rate"])
-    heard = Tape(decode.sound(file, info)).between(start, end)
+    place, start = reached(file), Fraction(row["start"])
+    info, end = probe(place), start + Fraction(row["samples"], row["sample_rate"])
+    heard = Tape(decode.sound(place, info)).between(start, end)
     sound = cut.window(heard, start, row["sample_rate"], row["samples"])
     if not row.get("frames"):
         return None, sound
-    shown = (frame.within(4 * SIDE * SIDE) for frame in decode.frames(file, info) if frame.end > start)
+    shown = (frame.within(4 * SIDE * SIDE) for frame in decode.frames(place, info) if frame.end > start)
     return _small(cut.pictures(shown, start, clip.fps, row["frames"], file)), sound
 
 

@@ -1,4 +1,4 @@
-"""The curate stage: a corpus folder in, a folder of clips out. Sources are examined in parallel and packed in order.
+"""The curate stage: a corpus in, a folder of clips out. Sources are examined in parallel and packed in order.
 
     out/manifest.parquet   one row per candidate           out/report.html    the same for eyes
     out/shards/{av,pretrain,finetune}-00000.tar + .index.json                 out/summary.json   counts and figures
@@ -6,27 +6,28 @@
     out/refused/<clip_id>.json   captions of a model that were refused; what it answered is kept in <out>-captions
 A clip's members are in packed.py, beside them `<clip_id>.json`. Neither the number of workers, nor how the work was
 shared, nor being killed on the way changes a byte of it (parts.py). A source that fails, even by killing its process,
-is a row.
+is a row. Both may lie in a bucket, s3://bucket/prefix (place.py).
 Try it: `ovi corpus --set corpus.clips=20 --out /tmp/corpus && ovi curate --corpus /tmp/corpus --out /tmp/clips`.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
+import tempfile
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ovi import storage
 from ovi.config import Curation, Settings
-from ovi.curation import captioning, duplicates, looks, manifest, packed, parts, people, previews, report
+from ovi.curation import captioning, duplicates, looks, manifest, packed, parts, people, place, previews, report
 from ovi.curation.caption_dialogue import Backend
-from ovi.curation.captions import TEMPLATE
+from ovi.curation.captions import TEMPLATE, sidecar
 from ovi.curation.counts import Ledger, summary
 from ovi.curation.manifest import KEPT, PLACE, REJECTED, SETS, Row
+from ovi.curation.place import MANIFEST, REFUSED, SHARDS
 from ovi.curation.select import assign_splits, decide
 from ovi.curation.shards import ShardReader, ShardWriter
 from ovi.curation.sources import Source, failed
@@ -38,7 +39,7 @@ UNKNOWN = "unknown"  # how a corpus index says that nobody said
 
 
 def curate(
-    settings: Settings, corpus: Path, out: Path, progress: Progress, share: tuple[int, int] | None = None
+    settings: Settings, corpus: str | Path, out: str | Path, progress: Progress, share: tuple[int, int] | None = None
 ) -> dict[str, Any]:
     """Curate every file in corpus/index.jsonl into `out`, which is replaced; returns what summary.json holds.
 
@@ -49,8 +50,9 @@ def curate(
     """
     looks.load(settings.curation.weights)  # a file that is none is told now, and only to find that out
     captioner = captioning.backend(settings, progress)
+    corpus, out = place.address(corpus), place.address(out)
     sources = _sources(corpus)
-    _check_out(out)
+    place.check(out)
     fresh, copies = _first_of_each(sources)
     work = parts.Work(settings, fresh, out)
     if share is not None:
@@ -63,7 +65,7 @@ def curate(
     return _answer(made, rows, corpus, out, progress)
 
 
-def select(settings: Settings, corpus: Path, out: Path, progress: Progress) -> dict[str, Any]:
+def select(settings: Settings, corpus: str | Path, out: str | Path, progress: Progress) -> dict[str, Any]:
     """Decide again about the clips in `out`, from their stored scores, by the thresholds in `settings`.
 
     Where all that is kept now is packed already, no shard is touched: rows change, and a clip that is left out keeps
@@ -72,31 +74,30 @@ def select(settings: Settings, corpus: Path, out: Path, progress: Progress) -> d
     """
     looks.load(settings.curation.weights)
     captioner = captioning.backend(settings, progress)
+    corpus, out = place.address(corpus), place.address(out)
     sources = _sources(corpus)
-    rows = manifest.rows(out / "manifest.parquet", status=None)
+    rows = manifest.rows(f"{out}/{MANIFEST}", status=None)
     _check_made(settings, sources, rows, out)
     _decide(rows, settings.curation)
     lacking = {str(row["source_path"]) for row in rows if _lacks_pixels(row, settings.curation)}
-    members: packed.Members = packed.Layers(*(ShardReader(out / "shards", name) for name in (*SETS, STRIPS)))
     if not lacking and not (captioner and any(_uncaptioned(row) for row in rows)):
-        made = _Clips(settings, sources, rows, members, None, progress, kept_from=out).write(out)
+        members = _packed(f"{out}/{SHARDS}")
+        made = _Clips(settings, sources, rows, members, None, progress).write(out, keep=(SHARDS, REFUSED))
         return _answer(made, rows, corpus, out, progress)
     progress.note(f"{len(lacking)} files have clips that are kept now and were not packed; they are read again")
     work = parts.Work(settings, [source for source in _first_of_each(sources)[0] if source.path in lacking], out)
     work.examine(work.parts, progress)
     rows = _replaced(rows, work.rows())
-    members = packed.Layers(packed.Folder(work.clips), members)
-    made = _Clips(settings, sources, rows, members, captioner, progress, refused_from=out / "refused").write(out)
+    with tempfile.TemporaryDirectory(prefix="ovi-shards-") as old:
+        layers = packed.Layers(packed.Folder(work.clips), _packed(place.here(f"{out}/{SHARDS}", old)))
+        made = _Clips(settings, sources, rows, layers, captioner, progress).write(out, keep=(REFUSED,))
     work.remove()
     return _answer(made, rows, corpus, out, progress)
 
 
 @dataclass
 class _Clips:
-    """From rows with scores to the folder that the stage leaves; `rows` are changed in place.
-
-    kept_from: the folder whose shards hold all that is kept, at the places that the rows say; None: they are written.
-    """
+    """From rows with scores to the folder that the stage leaves; `rows` are changed in place."""
 
     settings: Settings
     sources: list[Source]
@@ -104,60 +105,55 @@ class _Clips:
     members: packed.Members
     captioner: Backend | None
     progress: Progress
-    kept_from: Path | None = None
-    refused_from: Path | None = None
     ledger: Ledger = field(init=False)
 
-    def write(self, out: Path) -> dict[str, Any]:
-        """All of it or nothing; what summary.json holds."""
+    def write(self, out: str, keep: Collection[str] = ()) -> dict[str, Any]:
+        """What summary.json holds. keep: what is as it was in `out`; shards that are hold all that is kept now, at the
+        places that the rows say."""
         curation = self.settings.curation
-        with storage.atomic_folder(out) as folder:
-            self._judge(out, folder)
-            assign_splits(self.rows, curation)
-            if self.kept_from is None:
-                self._pack(folder / "shards")
-            else:
-                shutil.copytree(self.kept_from / "shards", folder / "shards", copy_function=_link)
-            refused = self.refused_from or (self.kept_from and self.kept_from / "refused")
-            if refused is not None and refused.is_dir():
-                shutil.copytree(refused, folder / "refused", copy_function=_link, dirs_exist_ok=True)
-            manifest.write(folder / "manifest.parquet", self.rows)
+        refused = self._judge(f"{out}-captions")
+        assign_splits(self.rows, curation)
+        with place.written(out, keep) as folder:
+            if SHARDS not in keep:
+                self._pack(f"{folder}/{SHARDS}")
+            for name, said in refused.items():
+                storage.write_json(f"{folder}/{REFUSED}/{name}.json", said)
             found = summary(self.sources, self.rows) | {
                 "steps": self.ledger.steps,
                 "captions": captioning.summary(self.rows, curation.captions),
                 "people": people.summary(self.rows, curation.people),
                 "settings": parts.made_by(self.settings),
             }
-            storage.write_json(folder / "summary.json", found)
-            storage.write_bytes(folder / "report.html", self._page(found).encode())
+            storage.write_json(f"{folder}/summary.json", found)
+            storage.write_bytes(f"{folder}/report.html", self._page(found).encode())
+            manifest.write(f"{folder}/{MANIFEST}", self.rows)
         return found
 
-    def _judge(self, out: Path, folder: Path) -> None:
-        """Thresholds, then duplicates among what they keep, then captions of what is left."""
+    def _judge(self, answers: str) -> dict[str, dict[str, Any]]:
+        """Thresholds, then duplicates among what they keep, then captions of what is left; refused answers by clip."""
         _decide(self.rows, self.settings.curation)
         self.ledger = Ledger(self.sources, self.rows)
         duplicates.reject(self.rows, self.settings.curation.duplicate_bits)
         self.ledger.close("duplicates")
         people.balance(self.rows, self.settings.curation.people)
         self.ledger.close("people")
+        refused = {}
         if self.captioner is not None:
-            answers = out.with_name(f"{out.name}-captions")
-            captioning.caption(
-                self.rows, self.settings, self.captioner, self.members, answers, folder / "refused", self.progress
-            )
+            refused = captioning.caption(self.rows, self.settings, self.captioner, self.members, answers, self.progress)
         self.ledger.close("captions")
+        return refused
 
-    def _pack(self, shards: Path) -> None:
+    def _pack(self, shards: str) -> None:
         """Put the kept clips into shards and note their places in the rows."""
         most = self.settings.curation.shard_mib << 20
         for row in self.rows:
             row |= dict.fromkeys(PLACE)
         for name in SETS:
-            with ShardWriter(shards / name, most) as writer:
+            with ShardWriter(f"{shards}/{name}", most) as writer:
                 for row in self.rows:
                     if row["set"] == name and row["status"] == KEPT:
                         _pack_clip(row, writer, self.members)
-        with ShardWriter(shards / STRIPS, most) as writer:
+        with ShardWriter(f"{shards}/{STRIPS}", most) as writer:
             for name in (f"{row['clip_id']}.png" for row in self.rows if row.get("clip_id")):
                 if name in self.members:
                     writer.add(name, self.members.read(name))
@@ -168,11 +164,8 @@ class _Clips:
         return report.page(self.settings, self.rows, found, self.members, players)
 
 
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # a file system without links
-        shutil.copyfile(source, target)
+def _packed(shards: str) -> packed.Members:
+    return packed.Layers(*(ShardReader(shards, name) for name in (*SETS, STRIPS)))
 
 
 def _pack_clip(row: Row, writer: ShardWriter, members: packed.Members) -> None:
@@ -197,17 +190,17 @@ def _work_share(work: parts.Work, share: tuple[int, int], progress: Progress) ->
     first, every = share
     mine = work.parts[first::every]
     work.examine(mine, progress)
-    counts = {"parts": len(mine), "done": sum(work.done(part) for part in work.parts), "of": len(work.parts)}
+    counts = {"parts": len(mine), "done": len(work.done()), "of": len(work.parts)}
     progress.result(**counts)
     return counts
 
 
-def _answer(found: dict[str, Any], rows: list[Row], corpus: Path, out: Path, progress: Progress) -> dict[str, Any]:
+def _answer(found: dict[str, Any], rows: list[Row], corpus: str, out: str, progress: Progress) -> dict[str, Any]:
     if not any(row["status"] == KEPT for row in rows):
         reasons = ", ".join(f"{reason} {n}" for reason, n in Counter(row["reason"] for row in rows).most_common())
-        raise OviError(f"{corpus}: no clip was kept ({reasons}); {out / 'report.html'} says why for each")
+        raise OviError(f"{corpus}: no clip was kept ({reasons}); {out}/report.html says why for each")
     counts = {name: sum(found["kept"][name].values()) for name in SETS}
-    progress.result(clips=str(out), **counts, figures=found["figures"])
+    progress.result(clips=out, **counts, figures=found["figures"])
     return found
 
 
@@ -247,36 +240,43 @@ def _replaced(rows: list[Row], examined: dict[str, list[Row]]) -> list[Row]:
     return changed
 
 
-def _check_made(settings: Settings, sources: list[Source], rows: list[Row], out: Path) -> None:
-    asked, made = parts.made_by(settings), storage.read_json(out / "summary.json").get("settings", {})
+def _check_made(settings: Settings, sources: list[Source], rows: list[Row], out: str) -> None:
+    asked, made = parts.made_by(settings), storage.read_json(f"{out}/summary.json").get("settings", {})
     if differs := [name for name in asked if asked[name] != made.get(name)]:
         raise OviError(f"{out}: was made with another {differs[0]}, which changes clips; run `ovi curate` again")
     if {(row["source_path"], row["source_sha256"]) for row in rows} != {(s.path, s.sha256) for s in sources}:
         raise OviError(f"{out}: was made from other files than the corpus lists; run `ovi curate` again")
 
 
-def _check_out(out: Path) -> None:
-    if out.exists() and not (out / "manifest.parquet").exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OviError(f"{out}: holds something else than clips and would be replaced; choose another folder")
-
-
-def _sources(corpus: Path) -> list[Source]:
-    """The corpus index, sorted by path."""
-    index = corpus / "index.jsonl"
-    if not index.is_file():
+def _sources(corpus: str) -> list[Source]:
+    """The corpus index, sorted by path. Its paths are relative to the corpus, absolute, or addresses in a bucket."""
+    listed = frozenset(storage.list_files(corpus)) if storage.is_remote(corpus) else frozenset()
+    index = f"{corpus}/index.jsonl"
+    if not storage.exists(index):
         raise OviError(f"{index}: no such file; run `ovi corpus --out {corpus}` first")
+
+    def exists(address: str) -> bool:
+        return address in listed if listed and address.startswith(f"{corpus}/") else storage.exists(address)
+
     found = []
-    for number, line in enumerate(index.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(storage.read_bytes(index).decode(errors="replace").splitlines(), 1):
         try:
             item = json.loads(line)
             known = {name: item[name] for name in ("path", "sha256", "bytes", "kind", "licence", "provenance")}
+            file = _file(corpus, known["path"])
         except (ValueError, KeyError, TypeError):
             raise OviError(f"{index}:{number}: not an entry of a corpus index; run `ovi corpus` again") from None
         said = {name: None if known[name] == UNKNOWN else known[name] for name in ("licence", "provenance")}
-        found.append(Source(file=str((corpus / known["path"]).resolve()), **(known | said)))
+        found.append(Source(file=file, sidecar=sidecar(file, exists), **(known | said)))
     if not found:
         raise OviError(f"{index}: lists no files; there is nothing to curate")
     return sorted(found, key=lambda source: source.path)
+
+
+def _file(corpus: str, path: str) -> str:
+    if storage.is_remote(path):
+        return path
+    return f"{corpus}/{path}" if storage.is_remote(corpus) else str((Path(corpus) / path).resolve())
 
 
 def _first_of_each(sources: list[Source]) -> tuple[list[Source], dict[int, list[Row]]]:

@@ -1,15 +1,13 @@
-"""One source from file to rows: decoded once, cut, scored, judged; what is kept is left in a scratch folder to pack.
+"""One source from file to rows: decoded once, cut, scored, judged; what is kept is left on a tray to pack (tray.py).
 
-Whatever is wrong with a source ends as rows with a reason, never as an exception. It runs in worker processes, knows
-one source at a time and neither shards nor splits.
+Whatever is wrong with a source ends as rows with a reason; what is wrong with the machine, a full disk or a store that
+does not answer, as an exception. It runs in worker processes, knows one source at a time and neither shards nor splits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -25,12 +23,14 @@ from ovi.curation.scenes import METHOD as CUT_BY
 from ovi.curation.select import decide
 from ovi.curation.signals import Tally, Window, windows
 from ovi.curation.size import fit, packed_size
-from ovi.errors import one_line
+from ovi.curation.tray import Tray, tray
+from ovi.errors import OviError, one_line
 from ovi.media import cut, decode
 from ovi.media.audio import mean_volume_db, peak_db
 from ovi.media.clock import sample_at
 from ovi.media.decode import Sound
 from ovi.media.probe import MediaError, MediaInfo, probe
+from ovi.media.remote import reached
 from ovi.media.tape import Tape
 from ovi.perception.motion import METHOD as MOTION_BY
 from ovi.perception.motion import motion
@@ -45,7 +45,7 @@ LATE = Fraction(1, 10)  # s by which sound may begin after the pictures, as enco
 
 @dataclass(frozen=True)
 class Source:
-    """A media file of the corpus: `path` as the manifest names it, `file` where it lies."""
+    """A media file of the corpus: `path` as the manifest names it, `file` and `sidecar` where it and its words lie."""
 
     path: str
     file: str
@@ -54,25 +54,32 @@ class Source:
     kind: str  # "av" or "audio"
     licence: str | None
     provenance: str | None
+    sidecar: str | None = None
 
     @property
     def sets(self) -> tuple[str, ...]:
         return ("av",) if self.kind == "av" else ("pretrain", "finetune")
 
 
-def examine(source: Source, settings: Settings, scratch: str) -> list[Row]:
-    """The source's rows, without split and shard places. For each kept one scratch holds `<clip_id>.pcm`, with pictures
-    `<clip_id>.frames` as well, and for each candidate with pictures a strip of three of them, `<clip_id>.png`."""
-    work = _Work(source, settings, Path(scratch))
-    try:
-        work.read_sidecar()
-        return work.clips() if source.kind == "av" else work.sounds()
-    except MediaError as error:
-        words = one_line(error).removeprefix(f"{source.file}: ")  # the row names the file, by its place in the corpus
-        return work.outcome(ERROR if error.reason in BROKEN else REJECTED, error.reason, words)
-    except Exception as error:  # a defect of ours or of a decoder must not end the run
-        words = f"{type(error).__name__}: {one_line(error)}"
-        return work.outcome(ERROR, "crashed", words.replace(source.file, source.path))
+def examine(source: Source, settings: Settings, clips: str) -> list[Row]:
+    """The source's rows, without split and shard places. Below the address `clips` lie the members (packed.py) of each
+    kept one, and for each candidate with pictures a strip of three of them, `<clip_id>.png`.
+
+    Raises OviError where clips cannot be written or a store does not answer.
+    """
+    with tray(clips, settings.curation.coding) as left:
+        work = _Work(source, settings, left)
+        try:
+            work.read_sidecar()
+            return work.clips() if source.kind == "av" else work.sounds()
+        except MediaError as error:
+            words = one_line(error).removeprefix(f"{source.file}: ")  # the row names the file, by its place
+            return work.outcome(ERROR if error.reason in BROKEN else REJECTED, error.reason, words)
+        except OviError:
+            raise
+        except Exception as error:  # a defect of ours or of a decoder must not end the run
+            words = f"{type(error).__name__}: {one_line(error)}"
+            return work.outcome(ERROR, "crashed", words.replace(source.file, source.path))
 
 
 def failed(source: Source, status: str, reason: str, message: str) -> list[Row]:
@@ -87,35 +94,39 @@ def pcm(audio: NDArray[np.float32]) -> bytes:
 
 
 class _Work:
-    def __init__(self, source: Source, settings: Settings, scratch: Path) -> None:
-        self._source, self._settings, self._scratch = source, settings, scratch
+    def __init__(self, source: Source, settings: Settings, left: Tray) -> None:
+        self._source, self._settings, self._left = source, settings, left
         self._row: Row = _facts(source)
         self._sidecar: dict[str, Any] = {}
         self._fault: str | None = None
 
     def read_sidecar(self) -> None:
         try:
-            self._sidecar = captions.read_sidecar(Path(self._source.file))
+            self._sidecar = captions.read_sidecar(self._source.sidecar)
         except CaptionError as error:
             self._fault = one_line(error)
-        self._row |= {"scene": self._sidecar.get("scene"), "planted": self._sidecar.get("planted")}
+        said = {name: self._sidecar.get(name) for name in ("scene", "planted", "source", "attribution")}
+        self._row |= {"scene": said["scene"], "planted": said["planted"], "attribution": _text(said["attribution"])}
+        if self._row["provenance"] is None:
+            self._row["provenance"] = _text(said["source"])
 
     def outcome(self, status: str, reason: str, message: str) -> list[Row]:
         """As `failed`, with what is known of the source by now."""
-        return [{**self._row, **row} for row in failed(self._source, status, reason, message)]
+        return [{**row, **self._row} for row in failed(self._source, status, reason, message)]
 
     # pictures with sound
 
     def clips(self) -> list[Row]:
         clip, curation = self._settings.clip, self._settings.curation
-        info = probe(self._source.file)
+        file = reached(self._source.file)
+        info = probe(file)
         video = info.pictures()
         self._note(info)
         if video.width * video.height < curation.min_pixels:
             self._row["pixels"] = video.width * video.height
             return self.outcome(REJECTED, "too_small", f"{video.width}x{video.height}")
         heard = info.sound().start
-        tape, shown = Tape(decode.sound(self._source.file, info)), decode.frames(self._source.file, info)
+        tape, shown = Tape(decode.sound(file, info)), decode.frames(file, info)
         rows: list[Row] = []
         tally, known = Tally(), None
         reach = Fraction(curation.max_shift_frames * sync.FRAME_MS) / 1000
@@ -160,11 +171,11 @@ class _Work:
         row |= self._caption(Caption(visual, captions.sound_words(row["volume_db"])))
         audio = self._judged(row, window, margins or whole, small, sound, audio)
         if row["status"] == KEPT:
-            self._leave(row, "frames", (fit(frame.rgb, margins or whole, size).data for frame in window.frames))
-            self._leave(row, "pcm", [pcm(audio)])
+            self._left.lay(row, "frames", (fit(frame.rgb, margins or whole, size).data for frame in window.frames))
+            self._left.lay(row, "pcm", [pcm(audio)])
         strip = np.concatenate([small[0], small[len(small) // 2], small[-1]], axis=1)
-        self._leave(row, "png", [cv2.imencode(".png", strip[..., ::-1])[1].tobytes()])
-        return row
+        self._left.lay(row, "png", [cv2.imencode(".png", strip[..., ::-1])[1].tobytes()])
+        return row | self._left.finish(row)
 
     def _heard(self, sound: Sound, start: Fraction, small: Pixels) -> tuple[Row, Audio]:
         """What the sound from `start` is like and how it goes with the small pictures; and that sound, as packed."""
@@ -205,9 +216,10 @@ class _Work:
 
     def sounds(self) -> list[Row]:
         clip, (least, most) = self._settings.clip, self._settings.curation.pretrain_seconds
-        info = probe(self._source.file)
+        file = reached(self._source.file)
+        info = probe(file)
         self._note(info)
-        tape, rate = Tape(decode.sound(self._source.file, info)), clip.sample_rate
+        tape, rate = Tape(decode.sound(file, info)), clip.sample_rate
         longest = {"pretrain": round(most * rate), "finetune": clip.samples}
         rows: dict[str, list[Row]] = {name: [] for name in longest}
         due = dict.fromkeys(longest, 0)  # the sample at which each set's next clip begins
@@ -239,8 +251,8 @@ class _Work:
         row |= decide(row, self._settings.curation)
         if row["status"] == KEPT:
             audio = cut.window(sound, start, rate, length)
-            self._leave(row, "pcm", [pcm(np.pad(audio, (0, padded - length)))])
-        return row
+            self._left.lay(row, "pcm", [pcm(np.pad(audio, (0, padded - length)))])
+        return row | self._left.finish(row)
 
     # both
 
@@ -279,10 +291,6 @@ class _Work:
         end = float(Fraction(clip.frames, clip.fps) if lasts is None else lasts)
         return [at - float(offset) for at in events if 0 <= at - float(offset) < end]
 
-    def _leave(self, row: Row, kind: str, parts: Iterable[bytes | memoryview]) -> None:
-        with open(self._scratch / f"{row['clip_id']}.{kind}", "wb") as file:
-            file.writelines(parts)
-
 
 def _facts(source: Source) -> Row:
     return {
@@ -295,3 +303,7 @@ def _native(sound: Sound, start: Fraction, lasts: Fraction) -> NDArray[np.float3
     """The part of a sound at its own rate and channels: volume is measured before anything is mixed or resampled."""
     first, last = (max(0, sample_at(at, sound.rate, sound.start)) for at in (start, start + lasts))
     return sound.samples[first:last]
+
+
+def _text(said: Any) -> str | None:
+    return None if said is None else str(said)

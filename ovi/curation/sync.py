@@ -42,8 +42,8 @@ def score(frames: NDArray[np.uint8], fps: int, audio: NDArray[np.float32], rate:
 def judge(row: Row, curation: Curation) -> tuple[str | None, str | None]:
     """(verdict, what led to it where that is not plain) of a row's sync scores; no verdict without any."""
     confidence, agreement = row.get("lip_confidence"), row.get("sync_score")
-    if confidence is not None and confidence < curation.min_confidence:
-        return UNSURE, f"SyncNet's confidence {confidence:.2f} is below {curation.min_confidence:g}"
+    if confidence is not None and confidence <= curation.min_confidence:  # the paper keeps what is above
+        return UNSURE, f"SyncNet's confidence {confidence:.2f} is not above {curation.min_confidence:g}"
     if confidence is None:
         if agreement is None:
             return None, row.get("sync_reason")

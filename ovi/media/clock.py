@@ -6,7 +6,6 @@ start + k / fps, so constant, variable and foreign frame rates are one case. It 
 
 from __future__ import annotations
 
-import math
 from fractions import Fraction
 
 
@@ -28,4 +27,5 @@ def snapped(time: Fraction, start: Fraction, rate: Fraction, tick: Fraction) -> 
 
 def sample_at(at: Fraction, rate: int, start: Fraction = Fraction(0)) -> int:
     """Index of the sample nearest to time `at` in a sound that begins at `start`; halves go up; negative before it."""
-    return math.floor((at - start) * rate + Fraction(1, 2))
+    gap = at - start
+    return (2 * gap.numerator * rate + gap.denominator) // (2 * gap.denominator)  # whole numbers, for speed

@@ -10,7 +10,7 @@ import math
 import struct
 import wave
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -27,20 +27,25 @@ Pictures = NDArray[np.uint8]
 Samples = NDArray[np.float32]
 BLOCK = 1024  # samples an AAC packet holds
 BITEXACT = {"fflags": "+bitexact", "movflags": "+faststart"}
+GROWING = {  # four fragments a second, each in the file as soon as it is complete
+    "fflags": "+bitexact", "movflags": "+empty_moov+default_base_moof+frag_keyframe",
+    "frag_duration": "250000", "flush_packets": "1",
+}  # fmt: skip
 
 
 def write_clip(
     path: str | Path, frames: Pictures | Iterable[Pictures], fps: int | Fraction, audio: Samples | None,
     sample_rate: int = 16000, *,
     width: int | None = None, crf: int = 18, preset: str = "veryfast", ticks: Sequence[int] | None = None,
-    rotation: int = 0,
+    rotation: int = 0, live: str | Path | None = None,
 ) -> None:  # fmt: skip
     """frames uint8 [T, H, W, 3] and audio float32 [N] or [N, 2] in [-1, 1] as an MP4, whole or not at all.
 
     Frames may come in parts [t, H, W, 3] that follow each other, each written when it is there.
     `width` enlarges (Lanczos, aspect kept); odd sides are scaled to even ones. Picture k is shown at ticks[k] / fps s,
     without `ticks` at k / fps. `rotation` is written as the display matrix, degrees counter-clockwise.
-    Sound begins at 0. Raises OviError for empty or wrongly shaped arrays.
+    Sound begins at 0. `live` becomes the same clip as a fragmented MP4, playable while it grows and parts still come.
+    Raises OviError for empty or wrongly shaped arrays.
     """
     parts = iter([frames] if isinstance(frames, np.ndarray) else frames)
     first = next(parts, np.empty((0, 0, 0, 3), np.uint8))
@@ -50,16 +55,19 @@ def write_clip(
         video = _video_stream(container, first.shape[1:3], Fraction(fps), width, crf, preset)
         if rotation:
             video.set_display_rotation(rotation)
-        sound = None if audio is None else _audio_stream(container, audio, sample_rate)
-        _encode_pictures(container, video, chain.from_iterable(chain([first], parts)), ticks)
-        if audio is not None and sound is not None:
-            _encode_sound(container, sound, audio)
+        packets = _pictures(video, chain.from_iterable(chain([first], parts)), ticks)
+        if audio is not None:  # first, so that what grows has its sound with its pictures
+            packets = chain(_sound(_audio_stream(container, audio, sample_rate), audio), packets)
+        if live is not None:
+            packets = _growing(Path(live), container, packets)
+        for packet in packets:
+            container.mux(packet)
 
 
 def write_m4a(path: str | Path, audio: Samples, rate: int) -> None:
     """float32 [N] or [N, 2] as AAC, whole or not at all."""
     with storage.atomic_path(path) as temporary, av.open(str(temporary), "w", "mp4", options=BITEXACT) as container:
-        _encode_sound(container, _audio_stream(container, audio, rate), audio)
+        container.mux(list(_sound(_audio_stream(container, audio, rate), audio)))
 
 
 def write_wav(path: str | Path, audio: Samples, rate: int) -> None:
@@ -120,12 +128,21 @@ def _audio_stream(container: av.container.OutputContainer, audio: Samples, rate:
     return stream
 
 
-def _encode_pictures(
-    container: av.container.OutputContainer,
-    stream: av.VideoStream,
-    frames: Iterable[Pictures],
-    ticks: Sequence[int] | None,
-) -> None:
+def _growing(path: Path, container: av.container.OutputContainer, packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
+    """The packets as they pass on their way into `container`; each is in the file at `path`, too."""
+    container.start_encoding()  # now the encoders know what a second file has to say of them
+    with av.open(str(path), "w", "mp4", options=GROWING) as growing:
+        streams = {stream.index: growing.add_stream_from_template(stream) for stream in container.streams}
+        for packet in packets:
+            copy = av.Packet(bytes(packet))
+            copy.pts, copy.dts, copy.duration = packet.pts, packet.dts, packet.duration
+            copy.time_base = packet.time_base
+            copy.is_keyframe, copy.stream = packet.is_keyframe, streams[packet.stream.index]
+            growing.mux(copy)
+            yield packet
+
+
+def _pictures(stream: av.VideoStream, frames: Iterable[Pictures], ticks: Sequence[int] | None) -> Iterator[av.Packet]:
     """frames [H, W, 3] one by one."""
     context = stream.codec_context
     reformatter = VideoReformatter()
@@ -141,19 +158,19 @@ def _encode_pictures(
         )
         picture.pts, picture.time_base = ticks[k] if ticks else k, context.time_base
         picture.duration = ticks[k + 1] - ticks[k] if ticks and k + 1 < len(ticks) else 1
-        container.mux(stream.encode(picture))
-    container.mux(stream.encode(None))
+        yield from stream.encode(picture)
+    yield from stream.encode(None)
 
 
-def _encode_sound(container: av.container.OutputContainer, stream: av.AudioStream, audio: Samples) -> None:
+def _sound(stream: av.AudioStream, audio: Samples) -> Iterator[av.Packet]:
     channels = audio.reshape(len(audio), -1).T.astype(np.float32)
     layout = "stereo" if len(channels) == 2 else "mono"
     for first in range(0, channels.shape[1], BLOCK):
         part = np.ascontiguousarray(channels[:, first : first + BLOCK])
         block = av.AudioFrame.from_ndarray(part, format="fltp", layout=layout)
         block.sample_rate, block.pts, block.time_base = stream.rate, first, Fraction(1, stream.rate)
-        container.mux(stream.encode(block))
-    container.mux(stream.encode(None))
+        yield from stream.encode(block)
+    yield from stream.encode(None)
 
 
 def _even(side: float) -> int:

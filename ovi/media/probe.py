@@ -1,6 +1,7 @@
 """What a media file holds: its best picture and sound stream, their clocks, and the reasons a file cannot be used.
 
-A file is judged by its first decoded picture, not by its name or header alone. It does not decode the rest.
+A file is judged by its first decoded picture, not by its name or header alone. It does not decode the rest. Files lie
+on this machine or in a bucket, of which no more is fetched than is read.
 Try it: `python -c "from ovi.media import probe; print(probe.probe('clip.mp4'))"`.
 """
 
@@ -16,10 +17,12 @@ from typing import TypeVar
 import av
 
 from ovi.errors import OviError, one_line
+from ovi.media.remote import Remote, reached
 
-Source = str | Path
+Source = str | Path | Remote  # a path, or an object of a bucket, by its address or opened before
 Stream = TypeVar("Stream", av.VideoStream, av.AudioStream)
 HDR_TRANSFERS = {16: "smpte2084", 18: "arib-std-b67"}  # PQ and HLG; everything else is shown as SDR
+STUCK_S = 30.0  # that opening or reading a local file may take; a store has limits of its own
 MICROSECOND = Fraction(1, 1_000_000)
 
 
@@ -113,11 +116,16 @@ def probe(path: Source) -> MediaInfo:
 
 @contextlib.contextmanager
 def opened(path: Source) -> Iterator[av.container.InputContainer]:
-    """The file opened for reading; whatever libav finds wrong inside the block becomes a MediaError unreadable."""
-    if not Path(path).is_file():
+    """The file opened for reading; whatever libav finds wrong inside the block becomes a MediaError unreadable.
+
+    A store that does not answer is an OviError that is none: it says nothing about the file.
+    """
+    place = reached(path)
+    if not (place.exists() if isinstance(place, Remote) else Path(place).is_file()):
         raise MediaError(path, "unreadable", "no such file")
+    file, timeout = (place.open(), None) if isinstance(place, Remote) else (place, STUCK_S)
     try:
-        with av.open(str(path), timeout=30.0) as container:
+        with av.open(file, "r", timeout=timeout) as container:
             yield container
     except (av.error.FFmpegError, ValueError, LookupError, OverflowError, MemoryError) as error:
         words = error.strerror if isinstance(error, av.error.FFmpegError) else one_line(error)

@@ -72,13 +72,21 @@ def load(clip: str | Path, head: str | Path, device: str | torch.device = "cpu")
     return Aesthetic(tower.to(device).eval().requires_grad_(False), scorer)
 
 
-@torch.no_grad()
 def scores(network: Aesthetic, frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
     """Scores float32 [B] of B pictures uint8 RGB [H, W, 3], of any sizes."""
+    return look(network, frames)[0]
+
+
+@torch.no_grad()
+def look(network: Aesthetic, frames: Sequence[NDArray[np.uint8]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(scores [B], CLIP's points [B, 768]) of B pictures uint8 RGB [H, W, 3], of any sizes."""
     device = next(network.parameters()).device
     parts = (torch.stack([prepare(frame) for frame in frames[at : at + BATCH]]) for at in range(0, len(frames), BATCH))
-    found = [network(part.to(device)).cpu().numpy() for part in parts]
-    return np.concatenate(found) if found else np.zeros(0, np.float32)
+    points = [network.clip(pixel_values=part.to(device)).image_embeds for part in parts]
+    if not points:
+        return np.zeros(0, np.float32), np.zeros((0, EMBEDDING), np.float32)
+    found = torch.cat(points)
+    return network.head(found).cpu().numpy(), found.cpu().numpy()
 
 
 def prepare(rgb: NDArray[np.uint8]) -> Tensor:

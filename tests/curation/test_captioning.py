@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ovi import config, storage
+from ovi import config
 from ovi.config import Captions, Settings
 from ovi.curation import captioning, manifest
 from ovi.curation.captioner import HttpCaptioner
@@ -60,6 +60,7 @@ class Stage:
 
     def __init__(self, folder: Path, clips: int = 6, sounds: int = 0) -> None:
         self._folder, self.notes = folder, Notes()
+        self.refused: dict[str, Any] = {}
         (folder / "scratch").mkdir()
         self._names = [f"clip{n}" for n in range(clips)] + [f"sound{n}" for n in range(sounds)]
         for n, name in enumerate(self._names):
@@ -80,8 +81,8 @@ class Stage:
         rows = self.rows() if rows is None else rows
         chosen = settings(server, **captions)
         model = HttpCaptioner(chosen.curation.captions, self.notes, first_wait_s=0.005)
-        clips, answers, refused = (self._folder / name for name in ("scratch", "answers", "refused"))
-        captioning.caption(rows, chosen, model, Folder(clips), answers, refused, self.notes)
+        clips, answers = self._folder / "scratch", str(self._folder / "answers")
+        self.refused = captioning.caption(rows, chosen, model, Folder(clips), answers, self.notes)
         return rows
 
     def files(self, name: str) -> dict[str, bytes]:
@@ -152,9 +153,8 @@ def test_what_is_always_refused_is_quarantined(server: LlmServer, tmp_path: Path
     assert (refused["reason"], refused["caption_reason"], refused["caption"]) == ("caption_refused",) * 2 + (None,)
     assert "<AUDCAP> inside <S>" in refused["message"]
     assert refused["caption_input_tokens"] == 3150
-    quarantined = storage.read_json(tmp_path / "refused" / "clip1.json")
-    assert quarantined["refused"] == [[bad, refused["message"]]] * 3
-    assert quarantined["caption"] is None
+    assert stage.refused["clip1"]["refused"] == [(bad, refused["message"])] * 3
+    assert stage.refused["clip1"]["caption"] is None
     complaints = [asked.complaint for asked in server.asked if number(asked) == 1]
     assert complaints[:2] == [None, None]
     assert all("<AUDCAP> inside <S>" in str(complaint) for complaint in complaints[2:])

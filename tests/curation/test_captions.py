@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovi.curation.captions import Caption, CaptionError, parse, read_sidecar, sound_words, video_words
+from ovi.curation.captions import Caption, CaptionError, parse, read_sidecar, sidecar, sound_words, video_words
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters="<>"), max_size=20).map(lambda t: " ".join(t.split()))
 SAID = WORDS.filter(bool)
@@ -70,17 +71,24 @@ def test_parts_of_a_caption() -> None:
 
 def test_a_sidecar_is_an_object_or_a_text(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps({"caption": "x", "scene": "blink"}))
-    (tmp_path / "b.txt").write_text("y")
-    assert read_sidecar(tmp_path / "a.mp4") == {"caption": "x", "scene": "blink"}
-    assert read_sidecar(tmp_path / "b.mp4") == {"caption": "y"}
-    assert read_sidecar(tmp_path / "c.mp4") == {}
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text("y")
+
+    def said(name: str) -> dict[str, Any]:
+        return read_sidecar(sidecar(str(tmp_path / name)))
+
+    assert said("a.mp4") == {"caption": "x", "scene": "blink"}
+    assert said("b.mp4") == {"caption": "y"}
+    assert said("c.mp4") == {}
+    assert sidecar("s3://bucket/a.b/film.mp4", lambda address: address == "s3://bucket/a.b/film.txt")
+    assert sidecar("s3://bucket/a.b/film", "s3://bucket/a.b/film.json".__eq__)
 
 
 @pytest.mark.parametrize("content", [b"{", b"[1]", b'"x"', b"\xff\xfe"])
 def test_a_damaged_sidecar_is_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(CaptionError, match=r"a\.json"):
-        read_sidecar(tmp_path / "a.mp4")
+        read_sidecar(str(tmp_path / "a.json"))
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(-120, 0))

@@ -41,12 +41,24 @@ def examined(tmp_path: Path) -> Examine:
         frames, audio = shot.frames[12:157], shot.audio[start : start + 145 * RATE // 24]
         path = tmp_path / f"{scene}.mp4"
         write_clip(path, np.repeat(frames[:1], 145, axis=0) if still else frames, 24, audio, RATE)
-        path.with_suffix(".txt").write_text("A. <AUDCAP>B.<ENDAUDCAP>")
-        source = Source(path.name, str(path), storage.sha256(path), path.stat().st_size, "av", "CC0-1.0", "test")
+        words = path.with_suffix(".txt")
+        words.write_text("A. <AUDCAP>B.<ENDAUDCAP>")
+        facts = storage.sha256(path), path.stat().st_size, "av", "CC0-1.0", "test"
+        source = Source(path.name, str(path), *facts, sidecar=str(words))
         (row,) = examine(source, settings(*sets), str(tmp_path))
         return row
 
     return run
+
+
+def test_a_file_that_is_none_still_has_its_origin(tmp_path: Path) -> None:
+    (tmp_path / "film.mp4").write_bytes(b"no film")
+    said = tmp_path / "film.json"
+    said.write_text('{"source": "the attic", "attribution": "A. Nonymous"}')
+    source = Source("film.mp4", str(tmp_path / "film.mp4"), "0" * 64, 7, "av", None, None, sidecar=str(said))
+    (row,) = examine(source, settings(), str(tmp_path))
+    assert (row["status"], row["reason"]) == ("error", "unreadable")
+    assert (row["provenance"], row["attribution"]) == ("the attic", "A. Nonymous")
 
 
 def configured(monkeypatch: pytest.MonkeyPatch, networks: Any) -> None:

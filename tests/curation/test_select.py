@@ -40,9 +40,9 @@ def test_a_clip_at_every_threshold_is_kept() -> None:
         ({"sync_offset_ms": 141.0}, "out_of_sync"),  # four frames
         ({"sync_offset_ms": -141.0}, "out_of_sync"),
         ({"sync_offset_ms": -139.0}, None),
-        ({"lip_offset_ms": 160.0, "lip_confidence": 1.5}, "out_of_sync"),
-        ({"lip_offset_ms": 120.0, "lip_confidence": 1.49}, "unsure_sync"),
-        ({"lip_offset_ms": 120.0, "lip_confidence": 1.5, "sync_offset_ms": 500.0}, None),
+        ({"lip_offset_ms": 160.0, "lip_confidence": 1.51}, "out_of_sync"),
+        ({"lip_offset_ms": 120.0, "lip_confidence": 1.5}, "unsure_sync"),
+        ({"lip_offset_ms": 120.0, "lip_confidence": 1.51, "sync_offset_ms": 500.0}, None),
         ({"flow": 0.0009, "motion": 0.1}, "static"),  # where a network saw motion, its word counts
         ({"flow": 0.001, "motion": 0.0}, None),
         ({"flow": 0.0009, "change": MIN_CHANGE}, None),

@@ -46,6 +46,30 @@ def test_a_clip_plays_in_a_browser(tmp_path: Path, scene: str) -> None:
     assert [part.name for part in tmp_path.iterdir()] == ["clip.mp4"]
 
 
+def test_what_grows_beside_a_clip_is_the_same_clip_and_plays_before_it_is_whole(tmp_path: Path) -> None:
+    shot = render("blink", 1, size=(32, 32))
+    sizes, played = [], []
+
+    def parts():  # type: ignore[no-untyped-def]
+        for first in range(0, 121, 20):
+            yield shot.frames[first : first + 20]
+            sizes.append((tmp_path / "live.mp4").stat().st_size)
+            if first == 60:
+                (tmp_path / "cut.mp4").write_bytes((tmp_path / "live.mp4").read_bytes())
+
+    encode.write_clip(tmp_path / "alone.mp4", shot.frames, 24, shot.audio)
+    encode.write_clip(tmp_path / "clip.mp4", parts(), 24, shot.audio, live=tmp_path / "live.mp4")
+    assert (tmp_path / "clip.mp4").read_bytes() == (tmp_path / "alone.mp4").read_bytes()
+    assert sizes[:-1] == sorted(set(sizes))  # the last part is one picture
+    for name in ("cut.mp4", "live.mp4"):
+        with av.open(str(tmp_path / name)) as container:
+            played.append(sum(1 for _ in container.decode(video=0)))
+        with av.open(str(tmp_path / name)) as container:
+            assert sum(frame.samples for frame in container.decode(audio=0)) > 16000
+    assert 24 < played[0] < 100
+    assert played[1] == 121
+
+
 def test_pictures_keep_their_colours(tmp_path: Path) -> None:
     frames = gradient()
     encode.write_clip(tmp_path / "plain.mp4", frames, 24, None, crf=6)
