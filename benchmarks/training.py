@@ -3,20 +3,21 @@
 Trains a stage of a profile for some steps on latents of its real shapes, made of noise, with the engine, the loader and
 the meter of a real training (one process, real AdamW). Prints samples and operations a second, MFU and HFU (of the
 GPU's peak, or on a CPU of what a large matrix product reaches), the time spent waiting for data from a store of 200
-MB/s, memory beside the plan's, and the plan's operations beside torch's own count. Then the loader alone reads samples
-of the paper's size.
+MB/s, memory beside the plan's, and the plan's operations beside torch's own count; of packed sounds also how much
+faster they are than padded. Then the loader alone reads samples of the paper's size.
 Try it: `.venv/bin/python benchmarks/training.py`, on a GPU with `--profile small` or `--profile ovi-11b`.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -24,22 +25,27 @@ from torch import Tensor
 from ovi import config, storage
 from ovi.config import Settings
 from ovi.models import flops
+from ovi.models.linear_codec import PAIR
+from ovi.models.mel import HOP
 from ovi.training import engine as engines
 from ovi.training import gpus, recipes, towers
-from ovi.training.batches import Batch, Chances, assemble
-from ovi.training.latents import LatentSet, LatentWriter, Pool, Sample
+from ovi.training.batches import Batch, Chances, assemble, packed
+from ovi.training.latents import LatentSet, LatentWriter, Pool, Sample, Shapes
 from ovi.training.loader import Loader
 from ovi.training.meter import Meter
 from ovi.training.objective import losses
-from ovi.training.order import Draws, Order
+from ovi.training.order import Draws, Order, dealt
+from ovi.training.place import Place
 from ovi.training.plan import plan, shapes
 from ovi.training.recipes import Recipe
+from ovi.training.state import Engine
 from ovi.training.watch import Workload
 
 ROOT = Path(__file__).resolve().parents[1]
 STORE = 200e6  # bytes a second
-SAMPLES, PAPER_SAMPLES = 24, 24
+SAMPLES, SOUNDS, PAPER_SAMPLES = 24, 512, 24
 WAIT_MAX, READ_MIN, COUNT_TOLERANCE = 0.01, 1e9, 0.01
+PACKED_MIN = 1.6
 MFU_MIN, MEMORY_GIB_MAX = {"fusion": 0.40, "audio_pretrain": 0.35}, 135.0  # one H200, profile ovi-11b
 
 Bars = list[tuple[str, bool, str]]
@@ -55,8 +61,8 @@ def main() -> int:
     bars: Bars = []
     if options.steps:
         with tempfile.TemporaryDirectory() as folder:
-            results["training"] = train(recipe, settings, _written(Path(folder), shapes(recipe, settings), SAMPLES),
-                                        options, bars)  # fmt: skip
+            latents = _written(Path(folder), recipe.sets[0], _sizes(recipe, settings))
+            results["training"] = train(recipe, settings, latents, options, bars)
     with tempfile.TemporaryDirectory() as folder:
         results["loader"] = read(Path(folder), bars)
     for name, passed, figure in bars:
@@ -71,39 +77,13 @@ def main() -> int:
 
 
 def train(recipe: Recipe, settings: Settings, latents: Path, options: argparse.Namespace, bars: Bars) -> dict[str, Any]:
-    """Figures of a few steps after two to warm up."""
-    stage, work = recipe.settings(settings), Workload(recipe, settings)
-    engine = engines.make(_network(recipe, settings), settings.training, stage, engines.Place())
+    """Figures of a few steps; of packed sounds also of the same sounds padded, with the same network."""
+    stage = recipe.settings(settings)
+    engine = engines.make(_network(recipe, settings), settings.training, stage, Place())
     peak = gpus.peak(_machine()["device"]) or _matmul_rate(engine.device, settings)
-    pool = Pool([SlowSet.open(latents, "av", "train")])
-    order = Order([0] * len(pool), settings.seed, stage.batch)
-    chances = Chances(stage.caption_dropout, 0.0, stage.shift)
-
-    def parts(number: int) -> list[Batch]:
-        found = []
-        for first in range(stage.accumulate):
-            picks = order.batch(number)[first :: stage.accumulate]
-            draws = [Draws(settings.seed, recipe.stage, pool.names[pick.index], pick.visit) for pick in picks]
-            samples = [pool.read(pick.index) for pick in picks]
-            found.append(assemble(samples, draws, recipe.modalities, chances, torch.zeros(1, settings.text.dim)))
-        return found
-
-    loader, meter, counted = Loader(parts, settings.training.loader_workers), Meter(1, peak), 0
-    for number in range(-2, options.steps):
-        with meter.waiting():
-            batch = loader.take(number + 2)
-        with flops.counter() if number == -1 and options.count else _nothing() as counter:
-            engine.step((_loss(engine, recipe, settings, part) for part in batch), stage.lr)
-        if number == -1:
-            counted = counter.get_total_flops() if options.count else 0
-            meter.read()
-        each = [work.of(pool.shapes[pick.index]) for pick in order.batch(number + 2)]
-        if number >= 0:
-            meter.step(len(each), sum(w.forward + w.backward for w in each), sum(w.repeated for w in each))
-    if engine.device.type == "cuda":
-        torch.cuda.synchronize()
-    figures: dict[str, Any] = {**meter.read(), "peak_tflops": peak / 1e12, "tokens": work.tokens(pool.shapes[0])}
-    loader.close()
+    packs = recipe.packs(settings)
+    figures = timed(engine, recipe, settings, latents, options, peak, packs)
+    figures["peak_tflops"] = peak / 1e12
     print(
         f"{options.profile} {recipe.stage}: {figures['samples_per_second']:.3g} samples/s, {figures['tflops']:.4g} "
         f"TFLOP/s, MFU {figures['mfu']:.1%}, HFU {figures['hfu']:.1%} of {peak / 1e12:.4g}, waiting "
@@ -111,13 +91,64 @@ def train(recipe: Recipe, settings: Settings, latents: Path, options: argparse.N
     )
     bars.append((f"waiting for a store of {STORE / 1e6:g} MB/s less than {WAIT_MAX:.0%} of the time",
                  figures["loader_share"] < WAIT_MAX, f"{figures['loader_share']:.2%}"))  # fmt: skip
-    if counted:
-        want = sum(w.forward + w.backward + w.repeated for w in each)
-        off = want / counted - 1
+    if packs:
+        padded = timed(engine, recipe, settings, latents, options, peak, False)
+        ratio = figures["samples_per_second"] / padded["samples_per_second"]
+        figures["padded"], figures["packed_over_padded"] = padded, ratio
+        words = f"{ratio:.2f} times the samples/s of padded batches"
+        if options.count:
+            words += f"; computed beyond what sounds need: {figures['surplus']:+.1%} packed, {padded['surplus']:+.1%}"
+        if engine.device.type == "cuda":
+            bars.append((f"packed at least {PACKED_MIN} times as fast as padded", ratio >= PACKED_MIN, words))
+        else:
+            print(words)
+    elif options.count:
+        off = -figures["surplus"] / (1 + figures["surplus"])
         bars.append(("operations by plan and by torch's counter agree", abs(off) <= COUNT_TOLERANCE, f"{off:+.2%}"))
     if engine.device.type == "cuda":
         _on_gpu(recipe, settings, figures, options, bars)
     return figures
+
+
+def timed(
+    engine: Engine, recipe: Recipe, settings: Settings, latents: Path, options: argparse.Namespace,
+    peak: float, packs: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """What the meter says of `options.steps` steps after two to warm up, the second of which torch counts."""
+    stage, work = recipe.settings(settings), Workload(recipe, settings)
+    pool = Pool([SlowSet.open(latents, recipe.sets[0], "train")])
+    order = Order([0] * len(pool), settings.seed, stage.batch)
+    chances, empty = Chances(stage.caption_dropout, 0.0, stage.shift), torch.zeros(1, settings.text.dim)
+
+    def parts(number: int) -> list[Batch]:
+        found, picks = [], order.batch(number)
+        sizes = [(pool.shapes[pick.index]["audio"] or [0])[0] for pick in picks]
+        for hand in dealt(sizes, stage.accumulate):
+            mine = [picks[place] for place in hand]
+            draws = [Draws(settings.seed, recipe.stage, pool.names[pick.index], pick.visit) for pick in mine]
+            batch = assemble([pool.read(pick.index) for pick in mine], draws, recipe.modalities, chances, empty)
+            found.append(packed(batch) if packs else batch)
+        return found
+
+    loader, meter, counted, each = Loader(parts, settings.training.loader_workers), Meter(1, peak), 0, []
+    for number in range(-2, options.steps):
+        with meter.waiting():
+            batches = loader.take(number + 2)
+        counting = number == -1 and options.count
+        with flops.counter() if counting else contextlib.nullcontext() as counter:
+            engine.step((_loss(engine, recipe, settings, batch) for batch in batches), stage.lr)
+        each = [work.of(pool.shapes[pick.index]) for pick in order.batch(number + 2)]
+        if counting:
+            counted = counter.get_total_flops() / sum(w.forward + w.backward + w.repeated for w in each)
+        if number == -1:
+            meter.read()
+        else:
+            meter.step(len(each), sum(w.forward + w.backward for w in each), sum(w.repeated for w in each))
+    if engine.device.type == "cuda":
+        torch.cuda.synchronize()
+    figures: dict[str, Any] = {**meter.read(), "tokens": work.tokens(pool.shapes[0])}
+    loader.close()
+    return {**figures, "surplus": counted - 1} if options.count else figures
 
 
 def read(folder: Path, bars: Bars) -> dict[str, float]:
@@ -127,7 +158,7 @@ def read(folder: Path, bars: Bars) -> dict[str, float]:
     """
     settings = config.load(ROOT / "params.yaml", "ovi-11b")
     sizes = {**shapes(recipes.get("fusion", settings), settings), "text": [128, settings.text.dim]}
-    _written(folder, sizes, PAPER_SAMPLES)
+    _written(folder, "av", [sizes] * PAPER_SAMPLES)
     latents = LatentSet.open(folder, "av", "train")
     latents._cache = None  # as a set that is larger than memory
     size = sum(4 * math.prod(shape) for shape in sizes.values() if shape)
@@ -156,16 +187,35 @@ class SlowSet(LatentSet):
         return sample
 
 
-def _written(folder: Path, sizes: dict[str, list[int] | None], count: int) -> Path:
+def _written(folder: Path, name: str, sizes: list[Shapes]) -> Path:
+    """A set of noise in these shapes."""
     draw = torch.Generator().manual_seed(0)
 
-    def noise(name: str) -> Tensor:
-        return torch.randn(sizes[name] or [], generator=draw)
+    def noise(shape: list[int] | None) -> Tensor | None:
+        return None if shape is None else torch.randn(shape, generator=draw)
 
-    with LatentWriter(folder, "av", "train", 1 << 30) as writer:
-        for number in range(count):
-            writer.add(Sample(f"{number:04d}", noise("video"), noise("audio"), noise("text")[:-1], "A sound."))
+    with LatentWriter(folder, name, "train", 1 << 30) as writer:
+        for number, shape in enumerate(sizes):
+            video, audio, text = (noise(shape[part]) for part in ("video", "audio", "text"))
+            writer.add(Sample(f"{number:04d}", video, cast(Tensor, audio), cast(Tensor, text), "A sound."))
     return folder
+
+
+def _sizes(recipe: Recipe, settings: Settings) -> list[Shapes]:
+    """Clips of the stage's size, or sounds of all lengths it is pretrained on, their texts no shorter than a tenth."""
+    whole = shapes(recipe, settings)
+    assert whole["audio"] is not None
+    assert whole["text"] is not None
+    (_, channels), (keys, dim) = whole["audio"], whole["text"]
+    if recipe.sets != ("pretrain",):
+        return [{**whole, "text": [keys - 1, dim]}] * SAMPLES
+    second = settings.clip.sample_rate / HOP / PAIR
+    low, high = (int(seconds * second) for seconds in settings.curation.pretrain_seconds)
+    draw = torch.Generator().manual_seed(1)
+    lengths = torch.randint(low, high + 1, (SOUNDS,), generator=draw).tolist()
+    texts = torch.randint(keys // 10, keys, (SOUNDS,), generator=draw).tolist()
+    return [{"video": None, "audio": [length, channels], "text": [text, dim]}
+            for length, text in zip(lengths, texts, strict=True)]  # fmt: skip
 
 
 def _network(recipe: Recipe, settings: Settings) -> torch.nn.Module:
@@ -179,7 +229,7 @@ def _network(recipe: Recipe, settings: Settings) -> torch.nn.Module:
     return model
 
 
-def _loss(engine: engines.Engine, recipe: Recipe, settings: Settings, part: Batch) -> Tensor:
+def _loss(engine: Engine, recipe: Recipe, settings: Settings, part: Batch) -> Tensor:
     weights = recipe.weights(settings)
     found = losses(engine.forward, part.to(engine.device))
     return torch.stack([weights[name] * value.mean() for name, value in found.items()]).sum()
@@ -209,13 +259,6 @@ def _matmul_rate(device: torch.device, settings: Settings) -> float:
         a @ b
         best = min(best, time.perf_counter() - began)
     return 2 * size**3 / best
-
-
-class _nothing:
-    def __enter__(self) -> Any:
-        return None
-
-    def __exit__(self, *_: object) -> None: ...
 
 
 def _machine() -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from ovi import compare_cli, config, weights_cli
+from ovi import benchmark_cli, compare_cli, config, weights_cli
 from ovi.errors import EXIT_CONFIG, EXIT_FAILED, ConfigError, OviError, one_line
 from ovi.progress import reporter
 
@@ -30,6 +30,7 @@ app.add_typer(
 app.add_typer(train_app, name="train")
 app.add_typer(config_app, name="config")
 app.add_typer(weights_cli.app, name="weights")
+app.add_typer(benchmark_cli.app, name="benchmark")
 app.registered_commands += compare_cli.app.registered_commands
 
 Params = Annotated[Path, typer.Option(help="Settings file.")]
@@ -53,8 +54,8 @@ def corpus(
 @curate_app.callback()
 def curate(
     context: typer.Context,
-    corpus: Annotated[Path, typer.Option(help="Folder written by `ovi corpus`.")] = Path("data/corpus"),
-    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("data/clips"),
+    corpus: Annotated[str, typer.Option(help="Folder written by `ovi corpus`, or s3://bucket/prefix.")] = "data/corpus",
+    out: Annotated[str, typer.Option(help="Folder to write, or s3://bucket/prefix.")] = "data/clips",
     shard: Annotated[str | None, typer.Option(help="Only examine every n-th part from i on: i/n.")] = None,
     params: Params = PARAMS, profile: Profile = None, sets: Sets = None, as_json: Json = False,
 ) -> None:  # fmt: skip
@@ -69,8 +70,8 @@ def curate(
 
 @curate_app.command(epilog="Example: ovi curate select --clips data/clips --set curation.min_motion=0.002")
 def select(
-    corpus: Annotated[Path, typer.Option(help="Folder written by `ovi corpus`.")] = Path("data/corpus"),
-    clips: Annotated[Path, typer.Option(help="Folder written by `ovi curate`.")] = Path("data/clips"),
+    corpus: Annotated[str, typer.Option(help="Folder written by `ovi corpus`, or s3://bucket/prefix.")] = "data/corpus",
+    clips: Annotated[str, typer.Option(help="Folder written by `ovi curate`, or s3://bucket/prefix.")] = "data/clips",
     params: Params = PARAMS, profile: Profile = None, sets: Sets = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Decide again about curated clips by other thresholds, from their stored scores."""
@@ -95,7 +96,7 @@ def encode(
 def _train_command(command: str, stage: str, help_text: str) -> None:
     @train_app.command(command, help=help_text, epilog=f"Example: ovi train {command} --set training.{stage}.steps=20")
     def train(
-        latents: Annotated[Path, typer.Option(help="Folder of latent shards.")] = Path("data/latents"),
+        latents: Annotated[str, typer.Option(help="Folder of latent shards, or s3://bucket/prefix.")] = "data/latents",
         models: Annotated[Path, typer.Option(help="Folder of model folders.")] = Path("models"),
         checkpoints: Annotated[Path, typer.Option(help="Folder of checkpoints.")] = Path("checkpoints"),
         params: Params = PARAMS, profile: Profile = None, sets: Sets = None, as_json: Json = False,
@@ -128,6 +129,14 @@ def train_plan(
         reporter(as_json).result(stages=[each.to_json() for each in plans])
     else:
         typer.echo("\n".join(line for each in plans for line in each.lines()))
+
+
+@app.command(epilog="Example: PET_NPROC_PER_NODE=8 ovi launch -- ovi train fusion --profile ovi-11b")
+def launch(command: Annotated[list[str], typer.Argument(help="What every rank runs.")]) -> None:
+    """The first process of a pod: start this pod's ranks as PET_* say, pass signals on, keep their exit codes."""
+    from ovi.training.pod import launch as run
+
+    raise typer.Exit(run(command))
 
 
 @app.command(epilog="Example: ovi evaluate --model models/fusion --out out/evaluation")

@@ -112,7 +112,7 @@ class Captions(Section):
 
 
 class Curation(Section):
-    min_pixels: Count = 518_400  # paper 3.2: more than 720x720
+    min_pixels: Count = 518_401  # paper 3.2: more than 720x720
     target_pixels: Count = 518_400  # paper 3.2: resized to this area, aspect kept
     side_multiple: Count = 32  # sides the model can use
     min_motion: float = 0.0005  # mean |flow| between frames 0.5 s apart, in frame diagonals
@@ -154,9 +154,16 @@ class Codec(Section):
 
 class Text(Section):
     kind: Literal["random_t5", "umt5_xxl"] = "random_t5"
+    prompt: Literal["combined", "separate"] = "combined"  # separate, an ablation: CLAP for sounds, T5 for words
     dim: Count = 64
     layers: Count = 2
     max_tokens: Count = 160
+
+    @model_validator(mode="after")
+    def _what_is_separate_is_there(self) -> Text:
+        if self.prompt == "separate" and self.kind != "random_t5":
+            raise ValueError(f"prompt: separate has no CLAP beside kind={self.kind}; use combined, or kind=random_t5")
+        return self
 
 
 class Model(Section):
@@ -216,6 +223,10 @@ class VideoStage(Stage):
     first_frame_share: Share = 0.2  # * share of samples that see their clean first frame
 
 
+class AudioStage(Stage):
+    pack: bool = False  # * clips of any lengths are laid one after another; false: those of like lengths are padded
+
+
 class FusionStage(Stage):
     source: str | None = None  # * model folder of both towers to fine-tune, released or ours; None: the stages before
     video_weight: Share = 0.85
@@ -223,6 +234,7 @@ class FusionStage(Stage):
     first_frame_share: Share = 0.2  # *
     shared_t: bool = True  # one noise level for both modalities; false: * each draws its own
     fusion: bool = True  # false, an ablation: * the towers never hear each other
+    joint: bool = False  # * no stages before it: both towers from scratch, and everything is trained
 
 
 class Lora(Section):
@@ -238,13 +250,15 @@ class Training(Section):
     threads: Count = 1  # per rank
     zero_stage: Literal[1, 2, 3] = 1
     precision: Literal["fp32", "bf16"] = "fp32"
+    sequence: Count = 1  # * ranks that share the tokens of one sample, for long clips; a divisor of heads and ranks
     recompute: Annotated[int, Field(ge=0)] = 0  # * first blocks that are computed twice, which saves their memory
-    keep_checkpoints: Count = 2
+    keep_checkpoints: Count = 2  # the last ones; the best one is kept besides
+    mirror: str | None = None  # s3://bucket/prefix that gets copies of checkpoints, for an empty machine to go on from
     loader_workers: Annotated[int, Field(ge=0)] = 0  # threads a rank that prepare batches ahead
     lora: Lora | None = None  # *
     video_backbone: VideoStage
-    audio_pretrain: Stage
-    audio_finetune: Stage
+    audio_pretrain: AudioStage
+    audio_finetune: AudioStage
     fusion: FusionStage
 
 
@@ -283,6 +297,22 @@ class Networks(Section):
     clap_tokenizer: str | None = None  # RoBERTa's, a folder; None: it is in CLAP's folder
     whisper: str | None = None  # a folder as transformers writes it
     syncnet: str | None = None  # syncnet_v2.model
+    raft: str | None = None  # raft-things.pth
+    clip: str | None = None  # CLIP ViT-L/14, a folder as transformers writes it
+    aesthetic: str | None = None  # sac+logos+ava1-l14-linearMSE.pth; scores what clip sees
+
+    @model_validator(mode="after")
+    def _one_works_on_what_another_sees(self) -> Networks:
+        if bool(self.clip) != bool(self.aesthetic):
+            raise ValueError("clip and aesthetic work together; give both, or set both to null")
+        return self
+
+
+class Outputs(Section):
+    """What networks that are not here made of the clips: safetensors, a tensor a clip by its name. None: not given."""
+
+    synchformer: str | None = None  # logits [2, 21] of the first and the last 4.8 s
+    imagebind: str | None = None  # cosines [windows, pictures] of each window's pictures to its sound
 
 
 class Evaluation(Section):
@@ -292,8 +322,29 @@ class Evaluation(Section):
     show: Count = 6  # clips with players in the report
     permutations: Count = 10_000
     draws: Count = 1000  # bootstrap draws behind the interval of a metric
+    max_missing: Share = 0.0  # of a benchmark's files; where more are missing, scoring fails
     weights: Networks = Networks()
+    outputs: Outputs = Outputs()
     formula_networks: bool = False  # networks filled by a formula: to try the whole path; nothing is comparable
+
+
+class Ablation(Section):
+    """The grid of paper 5.5 and Figure 2: every combination with every seed. Others are compared with first levels."""
+
+    prompt: Annotated[list[Literal["combined", "separate"]], Field(min_length=1)] = ["combined", "separate"]
+    rope_scaling: Annotated[list[bool], Field(min_length=1)] = [True, False]
+    fusion: Annotated[list[bool], Field(min_length=1)] = [True, False]
+    seeds: Annotated[list[int], Field(min_length=1)] = [0]
+    sets: list[str] = []  # as --set, for every cell: shorter trainings, most often
+    at_once: Count = 1  # stages that run beside each other
+
+    @model_validator(mode="after")
+    def _levels_differ(self) -> Ablation:
+        for name in ("prompt", "rope_scaling", "fusion", "seeds"):
+            levels = getattr(self, name)
+            if len(set(levels)) < len(levels):
+                raise ValueError(f"{name}: {levels} names a level twice")
+        return self
 
 
 class Threshold(Section):
@@ -313,12 +364,16 @@ class Service(Section):
     host: str = "127.0.0.1"
     port: Port = 3000
     queue: Count = 32  # jobs that may wait
-    workers: Count = 1
+    workers: Annotated[int, Field(ge=0)] = 1  # sampler processes, spread over the GPUs; 0: one a GPU
     retention_hours: Positive = 24.0  # from its end until a job and its clip are forgotten
     database: str | None = None  # postgresql+psycopg://... for several servers; None: SQLite in the state folder
-    results: str | None = None  # folder of clips, the same for servers that share a database; None: in the state folder
+    results: str | None = None  # folder or s3://bucket/prefix, for all servers of a database; None: in the state folder
+    model: str | None = None  # models:/NAME@ALIAS of tracking.uri, followed when it moves; None: the packed one
     bundle: str | None = None  # folder or link with service.json and model/; when it changes, workers change over
     keys: str | None = None  # file written by `ovi key`; None: only callers on this machine are served
+    policy: str | None = None  # your own rules over prompts and clips, module:name
+    certificate: str | None = None  # PEM chain: clips are signed with it (C2PA)
+    certificate_key: str | None = None  # its private key, PEM
     prompt: str = ""  # what the pipeline asks its own service for
     seed: int = 1
 
@@ -339,6 +394,31 @@ class Resources(Section):
     grace_s: Count = 30  # between SIGTERM and SIGKILL
     deadline_s: Count = 3600
     retries: Annotated[int, Field(ge=0)] = 0
+    devices: dict[str, Count] = {}  # others that a cluster gives out by name, such as rdma/hca: 8
+    executor: Literal["local", "kubernetes"] | None = None  # where this stage runs; None: where all do
+
+
+class Cluster(Section):
+    """The cluster that stages run in with `executor: kubernetes`; read by the flow alone."""
+
+    context: str | None = None  # of the kubeconfig; None: the current one, and in a pod its service account
+    namespace: str = "ovi"
+    image: str = "ovi-train:0.1.0"
+    service_account: str = "ovi-stage"
+    claim: str = "ovi-work"  # the volume claim that this clone's folder is on
+    kind: Literal["auto", "jobset", "job"] = "auto"  # auto: a JobSet where the server has them
+    queue: str | None = None  # Kueue's LocalQueue; None: no Kueue
+    priority: str | None = None  # Kueue's WorkloadPriorityClass
+    secrets: list[str] = []  # Secrets whose keys become a stage's environment
+    env: dict[str, str] = {}  # of every pod, such as NCCL_SOCKET_IFNAME
+    shared_memory_gib: Positive = 1.0  # /dev/shm, counted as memory
+    start_s: Count = 86_400  # until all pods of a stage run, the queue included
+    stuck_s: Count = 120  # for what does not mend itself, such as an image that is not there
+    preemptions: Annotated[int, Field(ge=0)] = 100  # times a stage is started again after one; they are no failures
+
+
+class Data(Section):
+    remote: str | None = None  # folder or s3://bucket/prefix that outputs are pushed to; None: they stay here
 
 
 class Settings(Section):
@@ -354,10 +434,14 @@ class Settings(Section):
     sampling: Sampling = Sampling()
     runtime: Runtime = Runtime()
     evaluation: Evaluation = Evaluation()
+    ablation: Ablation = Ablation()
     promotion: Promotion = Promotion()
     service: Service = Service()
     tracking: Tracking = Tracking()
+    data: Data = Data()
+    executor: Literal["local", "kubernetes"] = "local"
     resources: dict[str, Resources] = {}
+    cluster: Cluster = Cluster()
 
 
 def load(params: str | Path = "params.yaml", profile: str | None = None, sets: list[str] | None = None) -> Settings:

@@ -40,8 +40,7 @@ class Reference:
     def prepare(self, condition: Condition, guidance: Guidance, schedule: Schedule) -> Ask:
         def ask(i: int, video: Tensor, audio: Tensor, guided: bool) -> Velocities:
             t = torch.full((len(video),), schedule.timesteps[i], device=video.device)
-            prompt = condition.prompt
-            positive = self._pass(video, audio, t, prompt, prompt, condition.clean, -1)
+            positive = self._pass(video, audio, t, *condition.prompts, condition.clean, -1)
             if guidance.off or not guided:
                 return positive
             negatives = (condition.negative_video, condition.negative_audio)
@@ -70,12 +69,12 @@ class Fast:
         self.model = model
 
     def prepare(self, condition: Condition, guidance: Guidance, schedule: Schedule) -> Ask:
-        prompt = condition.prompt
+        for_video, for_audio = condition.prompts
         if guidance.off:
-            alone = _run(self.model, schedule, prompt, prompt, condition.clean)
+            alone = _run(self.model, schedule, for_video, for_audio, condition.clean)
             return lambda i, video, audio, _: self.model(alone, i, video, audio)
         clean = None if condition.clean is None else torch.cat((condition.clean, condition.clean))
-        told = (prompt + condition.negative_video, prompt + condition.negative_audio)
+        told = (for_video + condition.negative_video, for_audio + condition.negative_audio)
         both = _run(self.model, schedule, *told, clean, copies=2)
         alone = both.first_copy()
 
@@ -100,7 +99,7 @@ class Split:
 
     def prepare(self, condition: Condition, guidance: Guidance, schedule: Schedule) -> Ask:
         there = condition.to(self.second.device)
-        told = _run(self.first, schedule, condition.prompt, condition.prompt, condition.clean)
+        told = _run(self.first, schedule, *condition.prompts, condition.clean)
         kept = _run(self.second, schedule, there.negative_video, there.negative_audio, there.clean)
 
         def negative(i: int, video: Tensor, audio: Tensor) -> Velocities:

@@ -18,7 +18,7 @@ Levels = TypeVar("Levels", "Tensor", "NDArray[np.float64]")
 
 
 def interpolate(data: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-    """The point at sigma [B] in [0, 1] on the way from data [B, ...] to noise [B, ...]."""
+    """The point at sigma [B] or [B, L] in [0, 1] on the way from data [B, L, ...] to noise [B, L, ...]."""
     return data + _spread(sigma, data) * (noise - data)
 
 
@@ -38,4 +38,4 @@ def estimate_data(x: Tensor, velocity: Tensor, sigma: Tensor) -> Tensor:
 
 
 def _spread(sigma: Tensor, like: Tensor) -> Tensor:
-    return sigma.reshape(-1, *[1] * (like.ndim - 1)).to(like.dtype)
+    return sigma.reshape(*sigma.shape, *[1] * (like.ndim - sigma.ndim)).to(like.dtype)

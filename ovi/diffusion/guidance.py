@@ -61,15 +61,22 @@ class Guidance:
 
 @dataclass(frozen=True)
 class Condition:
-    """What a batch of samples is told: the prompt for both towers, and what each tower shall keep away from."""
+    """What a batch of samples is told: the prompt, and what each tower shall keep away from."""
 
     prompt: Texts
     negative_video: Texts
     negative_audio: Texts
     clean: Tensor | None = None  # [B] bool: samples whose first latent frame is given; None: no sample's
+    audio_prompt: Texts | None = None  # where the audio tower is told something else than the video tower
+
+    @property
+    def prompts(self) -> tuple[Texts, Texts]:
+        """Of the video and the audio tower."""
+        return self.prompt, self.audio_prompt or self.prompt
 
     def to(self, device: torch.device) -> Condition:
         clean = None if self.clean is None else self.clean.to(device)
         return Condition(
-            self.prompt.to(device), self.negative_video.to(device), self.negative_audio.to(device), clean
-        )
+            self.prompt.to(device), self.negative_video.to(device), self.negative_audio.to(device), clean,
+            None if self.audio_prompt is None else self.audio_prompt.to(device),
+        )  # fmt: skip

@@ -10,14 +10,12 @@ from __future__ import annotations
 import re
 
 from ovi.errors import ConfigError
+from ovi.models.prompt_parts import SPEECH, TAGGED, WORDED
 
 MAX_PROMPT = 4000  # characters
 MAX_STEM = 50  # characters, as in the release
 TAG = re.compile(r"</?(?:S|E|AUDCAP|ENDAUDCAP)>")
 CLOSES = {"<E>": "<S>", "<ENDAUDCAP>": "<AUDCAP>"}
-TAGGED = re.compile(r"<AUDCAP>(.*?)<ENDAUDCAP>", re.DOTALL)
-WORDED = re.compile(r"Audio:\s*(.*)", re.DOTALL)  # up to the end
-SPEECH = re.compile(r"<S>(.*?)<E>", re.DOTALL)
 IN_TAGS, IN_WORDS = "<AUDCAP>...<ENDAUDCAP>", "Audio: ..."
 VERSIONS = {"720x720_5s": IN_TAGS, "960x960_5s": IN_WORDS, "960x960_10s": IN_WORDS}  # how the sounds are written
 

@@ -28,6 +28,7 @@ from ovi.diffusion.request import Request, fit_image, read_image
 from ovi.errors import OviError
 from ovi.models.folder import ModelFolder, OviModel, load_model
 from ovi.models.linear_codec import pictures, pixels
+from ovi.models.separate_text import told
 
 DETAIL = 0.2  # share of the last steps, and half as many first ones, in which a stride leaves no step out
 
@@ -200,8 +201,16 @@ class Sampler:
         with self.machine.text_encoder() as encoder:
             rows = dict(zip(different, encoder.encode(different), strict=True))
             truncated = tuple(len(encoder.tokens(text)) > encoder.max_tokens for text in said)
-        prompt, video, audio = (Texts.of([rows[text].to(self.machine.device) for text in texts]) for texts in asked)
-        return Condition(prompt, video, audio, clean), truncated
+        prompts, not_video, not_audio = asked
+        separate = any(row.ndim == 3 for row in rows.values())
+
+        def of(texts: Sequence[str], tower: str) -> Texts:
+            return Texts.of([told(rows[text], tower).to(self.machine.device) for text in texts])
+
+        return Condition(
+            of(prompts, "video"), of(not_video, "video"), of(not_audio, "audio"), clean,
+            of(prompts, "audio") if separate else None,
+        ), truncated  # fmt: skip
 
     def _first_frames(
         self, images: Sequence[NDArray[np.uint8] | None], height: int, width: int

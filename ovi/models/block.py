@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ovi.models.attention import CrossAttention, SelfAttention
+from ovi.models.attention import CrossAttention, Layout, SelfAttention
 
 
 @dataclass
@@ -31,10 +31,12 @@ class Stream:
     time: Tensor  # [B, R, D], for the head
     modulation: Tensor  # [B, R, 6, D]
     text: Tensor  # [B, N, D], with one key standing for all padded ones
-    text_bias: Tensor | None  # [1, N]
+    text_bias: Tensor | None  # [1, N], or as text_layout has it
     rope: Tensor  # [L, D/heads/2, 2]
-    bias: Tensor | None  # [B, 1, 1, L], hides keys past a sample's length
+    bias: Tensor | None  # [B, 1, 1, L], hides keys past a sample's length; or as layout has it
     grid: tuple[int, ...]  # (frames, rows, columns) or (length,)
+    layout: Layout | None = None  # of the tokens while they are attended to, where it is another
+    text_layout: Layout | None = None
 
 
 class Modulation(nn.Module):
@@ -63,11 +65,13 @@ class Block(nn.Module):
         """One tower alone: x [B, L, D] -> [B, L, D]."""
         m = self.modulation(s.modulation)
         x = self.look(x, s, m)
-        return self.think(x + self.cross_attn(self.norm3(x), s.text, s.text_bias), m)
+        asking = s.layout if s.text_layout else None  # text is whole wherever a part of the tokens is
+        return self.think(x + self.cross_attn(self.norm3(x), s.text, s.text_bias, asking, s.text_layout), m)
 
     def look(self, x: Tensor, s: Stream, m: tuple[Tensor, ...]) -> Tensor:
         """Gated self-attention."""
-        return gated(x, self.self_attn(modulated(x, m[0], m[1], self.eps), s.rope, s.bias), m[2])
+        seen = self.self_attn(modulated(x, m[0], m[1], self.eps), s.rope, s.bias, s.layout)
+        return gated(x, seen, m[2])
 
     def think(self, x: Tensor, m: tuple[Tensor, ...]) -> Tensor:
         """Gated FFN."""
@@ -75,8 +79,8 @@ class Block(nn.Module):
 
     def listen(self, x: Tensor, s: Stream, other: Tensor, o: Stream) -> Tensor:
         """Cross-attention to the text and to the other tower's tokens; neither modulated nor gated."""
-        heard = self.cross_attn.fused(self.norm3(x), s.text, s.text_bias, s.rope, other, o.rope, o.bias)
-        return x + heard
+        they = (other, o.bias, o.rope, o.layout)
+        return x + self.cross_attn.fused(self.norm3(x), s.text, s.text_bias, s.rope, s.layout, *they)
 
 
 def fuse(video_block: Block, audio_block: Block, v: Stream, a: Stream) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,7 @@ from ovi.models.fusion import FusionModel
 from ovi.models.linear_codec import PACK, PAIR, LinearAudioCodec, LinearVideoCodec
 from ovi.models.mel import HOP
 from ovi.models.mmaudio_codec import MMAudioCodec
+from ovi.models.separate_text import SeparateText
 from ovi.models.text_encoder import RandomT5
 from ovi.models.tower import TowerConfig
 from ovi.models.video_vae import WanVideoCodec
@@ -69,7 +70,7 @@ class TextEncoder(Protocol):
         """The whole text's tokens."""
 
     def encode(self, texts: list[str]) -> list[Tensor]:
-        """One [n_tokens, dim] float32 a text, of at most max_tokens rows."""
+        """One [n_tokens, dim] float32 a text, of at most max_tokens rows; see separate_text.told."""
 
 
 def tower_configs(settings: Settings) -> tuple[TowerConfig, TowerConfig]:
@@ -91,9 +92,11 @@ def tower_configs(settings: Settings) -> tuple[TowerConfig, TowerConfig]:
     )
     channels = settings.codec.audio_channels
     scale = rope_scale(settings) if model.rope_scaling else 1.0
+    sound_dim = settings.text.dim if settings.text.prompt == "separate" else 0
     audio = dataclasses.replace(
-        video, modality="audio", patch_size=(1,), in_dim=channels, out_dim=channels, rope_scale=scale
-    )
+        video, modality="audio", patch_size=(1,), in_dim=channels, out_dim=channels, rope_scale=scale,
+        sound_dim=sound_dim,
+    )  # fmt: skip
     return video, audio
 
 
@@ -121,7 +124,7 @@ def model_config(settings: Settings) -> dict[str, Any]:
     """What a model folder of these settings keeps as config.json."""
     codec, text, curation = settings.codec, settings.text, settings.curation
     video_kind, audio_kind = CODECS[codec.kind]
-    text_kind = TEXTS[text.kind]
+    text_kind = TEXTS[text.kind] if text.prompt == "combined" else "separate"
     components: dict[str, dict[str, Any]] = {
         "video_codec": {"kind": video_kind, "channels": codec.video_channels, "patch": list(codec.video_patch)},
         "audio_codec": {"kind": audio_kind, "channels": codec.audio_channels},
@@ -187,10 +190,11 @@ def fit_audio_codec(settings: Settings, clips: Iterable[NDArray[np.float32]]) ->
     return LinearAudioCodec.fit(clips, settings.codec.audio_channels)
 
 
-def new_text_encoder(settings: Settings) -> RandomT5:
+def new_text_encoder(settings: Settings) -> RandomT5 | SeparateText:
     """The random text encoder of the settings, its weights drawn from settings.seed."""
     _made_here("text.kind", settings.text.kind, "random_t5")
-    return RandomT5(settings.text.dim, settings.text.layers, settings.text.max_tokens).init(settings.seed)
+    kind = RandomT5 if settings.text.prompt == "combined" else SeparateText
+    return kind(settings.text.dim, settings.text.layers, settings.text.max_tokens).init(settings.seed)
 
 
 def _made_here(setting: str, kind: str, ours: str) -> None:
@@ -221,6 +225,7 @@ KINDS: dict[tuple[str, str], Callable[..., nn.Module]] = {
     ("audio_codec", "linear"): LinearAudioCodec,
     ("audio_codec", "mmaudio"): MMAudioCodec,
     ("text_encoder", "random_t5"): RandomT5,
+    ("text_encoder", "separate"): SeparateText,
     ("text_encoder", "umt5"): _umt5,
 }
 CODECS = {"linear": ("linear", "linear"), "ovi": ("wan22", "mmaudio")}  # codec.kind -> of video, of audio

@@ -125,6 +125,8 @@ class _Tower:
             gates = [self.linear(f"patch_embedding.2.{w}", KERNEL * tokens, dim, hidden, first) for w in ("w1", "w3")]
             self.flows = self.linear("patch_embedding.2.w2", KERNEL * tokens, hidden, dim, any(gates))
         self.text = self._two("text_embedding", sizes.text, config.text_dim)
+        if config.sound_dim:
+            self.text = self._two("sound_embedding", sizes.text, config.sound_dim) or self.text
         time = self._two("time_embedding", sizes.times, config.freq_dim)
         self.time = self.linear("time_projection.1", sizes.times, dim, 6 * dim, time)
 

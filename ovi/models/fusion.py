@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ovi.models import rope
 from ovi.models.block import fuse, recomputed
+from ovi.models.rows import Rows
 from ovi.models.tower import Tower, TowerConfig, valid
 
 LOCAL_GAIN, LOCAL_BIAS = 0.3, 1.5
@@ -50,6 +51,7 @@ class FusionModel(nn.Module):
         audio_text_lens: Tensor | None = None,
         audio_t: Tensor | None = None,
         audio_lens: Tensor | None = None,
+        audio_rows: Rows | None = None,
         first_frame_clean: bool | Tensor = False,
         skip_layer: int = -1,
     ) -> tuple[Tensor | None, Tensor | None]:
@@ -57,11 +59,14 @@ class FusionModel(nn.Module):
 
         video [B, C, F, H, W], audio [B, L, C], t [B] in 0..1000; text [B, N, T] of which text_lens [B] rows are real;
         audio_text and audio_t where the audio tower gets another text or timestep. audio_lens [B] only where lengths
-        differ: rows past them come back as zeros. first_frame_clean, for all or [B]: the video's first latent frame is
-        data, not noise. skip_layer > 0 leaves that block out of both towers.
+        differ: rows past them come back as zeros. audio_rows, for the audio tower alone: the B sounds are laid one
+        after another, audio [1, L, C] and text [1, N, T], which text_lens do not describe then. first_frame_clean,
+        for all or [B]: the video's first latent frame is data, not noise. skip_layer > 0 leaves that block out of both.
         """
         if video is None and audio is None:
             raise ValueError("neither video nor audio latents given")
+        if audio_rows is not None:
+            return None, self.audio_model(audio, t, text, rows=audio_rows, skip_layer=skip_layer)
         text = text * valid(text_lens, text.shape[1]).unsqueeze(-1)
         if audio_text is None:
             audio_text = text
@@ -136,7 +141,7 @@ def _fill(name: str, parameter: Tensor, draw: torch.Generator) -> None:
         parameter.fill_(1)
     elif parameter.ndim == 1 or ".head." in name:
         parameter.zero_()
-    elif "text_embedding" in name or "time_embedding" in name:
+    elif any(f"{kind}_embedding" in name for kind in ("text", "sound", "time")):
         parameter.normal_(0, 0.02, generator=draw)
     else:
         nn.init.xavier_uniform_(parameter.flatten(1), generator=draw)

@@ -8,7 +8,7 @@ Try it: `pytest tests/models/test_fusion.py`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from ovi.models import rope
 from ovi.models.block import Block, Stream, modulated, recomputed
+from ovi.models.rows import NOBODY, Rows
+from ovi.models.team import Shared, Team
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,12 @@ class TowerConfig:
     eps: float = 1e-6
     rope_theta: float = 10_000.0  # the slowest pair turns about this many times slower than the fastest
     rope_scale: float = 1.0  # of the audio tower: video latents a second over audio latents a second
+    sound_dim: int = 0  # above 0 a text's first row is a point so wide that describes the sounds, see separate_text.py
 
 
 class Tower(nn.Module):
     recompute = 0  # first blocks that a backward pass computes again instead of keeping what they need
+    team: Team | None = None  # processes that share the tokens of each sample
 
     def __init__(self, config: TowerConfig) -> None:
         super().__init__()
@@ -50,26 +54,49 @@ class Tower(nn.Module):
         self.text_embedding = nn.Sequential(
             nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim)
         )
+        if config.sound_dim:
+            self.sound_embedding = nn.Sequential(
+                nn.Linear(config.sound_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim)
+            )
         self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
         self.blocks = nn.ModuleList(Block(dim, config.ffn_dim, config.heads, config.eps) for _ in range(config.layers))
         self.head = Head(dim, math.prod(config.patch_size) * config.out_dim, config.eps)
 
     def open(
-        self, latents: Tensor, t: Tensor, text: Tensor, lens: Tensor | None = None, clean: Tensor | None = None
+        self,
+        latents: Tensor,
+        t: Tensor,
+        text: Tensor,
+        lens: Tensor | None = None,
+        clean: Tensor | None = None,
+        rows: Rows | None = None,
     ) -> Stream:
         """Latents -> tokens. latents [B, C, F, H, W] or [B, L, C], t [B] in 0..1000, text [B, N, T] zero-padded.
 
-        lens [B] are audio lengths where they differ; clean [B] says which samples' first video frame has t=0.
+        lens [B] are audio lengths where they differ; clean [B] says which samples' first video frame has t=0. With
+        rows, latents [1, L, C] and text [1, N, T] are those of B sounds laid one after another.
         """
-        x, table, grid = self.tokens(latents, lens)
+        if rows is not None:
+            return self._open_rows(latents, t, text, rows)
+        x, table, grid = self.tokens(latents, None if lens is None else valid(lens, latents.shape[1]))
         time, modulation = self.embed_time(t, clean, grid[0])
         context, text_bias = self.embed_text(text)
         bias = None if lens is None else key_bias(lens, x.shape[1])
-        return Stream(x, time, modulation, context, text_bias, table, bias, grid)
+        s = Stream(x, time, modulation, context, text_bias, table, bias, grid)
+        return s if self.team is None else _part(s, Shared(self.team, grid[0], x.shape[1]))
 
-    def tokens(self, latents: Tensor, lens: Tensor | None = None) -> tuple[Tensor, Tensor, tuple[int, ...]]:
-        """Tokens [B, L, D], their rotary table [L, D/heads/2, 2] and their grid."""
+    def _open_rows(self, latents: Tensor, t: Tensor, text: Tensor, rows: Rows) -> Stream:
+        dtype = self.head.head.weight.dtype
+        x, table, grid = self.tokens(latents, rows.sample[None] != NOBODY)
+        time, modulation = (rows.of_steps(embedded[:, 0]) for embedded in self.embed_time(t, None, 1))
+        context = self._told(text.to(dtype), rows.text_place[None] == 0)
+        text_bias, bias = rows.text_bias(self.config.text_len, dtype), rows.key_bias(dtype)
+        table = table[rows.place]
+        return Stream(x, time, modulation, context, text_bias, table, bias, grid, rows.tokens, rows.texts)
+
+    def tokens(self, latents: Tensor, there: Tensor | None = None) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+        """Tokens [B, L, D], their rotary table [L, D/heads/2, 2] and their grid; `there` [B, L] are real sound."""
         config, head_dim = self.config, self.config.dim // self.config.heads
         latents = latents.to(self.head.head.weight.dtype)
         if config.modality == "video":
@@ -77,12 +104,13 @@ class Tower(nn.Module):
             frames, rows, columns = (n // p for n, p in zip(latents.shape[2:], config.patch_size, strict=True))
             table = rope.video_table(frames, rows, columns, head_dim, x.device, config.rope_theta)
             return x, table, (frames, rows, columns)
-        x = self.patch_embedding(latents, lens)
+        x = self.patch_embedding(latents, there)
         return x, rope.audio_table(x.shape[1], head_dim, config.rope_scale, x.device, config.rope_theta), (x.shape[1],)
 
     def close(self, s: Stream) -> Tensor:
         """Tokens -> velocity in the latents' layout, float32."""
-        return self.untoken(self.head(s.x, s.time).float(), s.grid)
+        y = self.head(s.x, s.time).float()
+        return self.untoken(s.layout.whole(y) if isinstance(s.layout, Shared) else y, s.grid)
 
     def untoken(self, y: Tensor, grid: tuple[int, ...]) -> Tensor:
         """What the head says of each token [B, L, ...], in the latents' layout."""
@@ -98,10 +126,11 @@ class Tower(nn.Module):
         text: Tensor,
         lens: Tensor | None = None,
         clean: Tensor | None = None,
+        rows: Rows | None = None,
         skip_layer: int = -1,
     ) -> Tensor:
         """The velocity by this tower alone; the fusion parameters are not used."""
-        s = self.open(latents, t, text, lens, clean)
+        s = self.open(latents, t, text, lens, clean, rows)
         for i, block in enumerate(self.blocks):
             if i != skip_layer or i == 0:
                 s.x = recomputed(block, i < self.recompute)(s.x, s)
@@ -128,11 +157,19 @@ class Tower(nn.Module):
         folded = self.config.text_len - text.shape[1]
         if folded < 0:
             raise ValueError(f"text of {text.shape[1]} tokens, this tower takes {self.config.text_len}")
+        first = torch.arange(text.shape[1] + (folded > 0), device=text.device)[None] == 0
         if folded == 0:
-            return self.text_embedding(text), None
+            return self._told(text, first), None
         bias = torch.zeros(1, text.shape[1] + 1, device=text.device)
         bias[:, -1] = math.log(folded)
-        return self.text_embedding(F.pad(text, (0, 0, 0, 1))), bias
+        return self._told(F.pad(text, (0, 0, 0, 1)), first), bias
+
+    def _told(self, text: Tensor, first: Tensor) -> Tensor:
+        """Rows [B, N, T] -> keys [B, N, D]; `first` are the rows [B, N] that may describe sounds."""
+        rows = self.text_embedding(text)
+        if not self.config.sound_dim:
+            return rows
+        return torch.where(first[..., None], self.sound_embedding(text[..., : self.config.sound_dim]), rows)
 
 
 class VideoPatch(nn.Conv3d):
@@ -158,9 +195,9 @@ class AudioPatch(nn.Sequential):
             nn.Conv1d(config.in_dim, config.dim, 7, padding=3), nn.SiLU(), ConvMLP(config.dim, mlp_channels(config.dim))
         )
 
-    def forward(self, input: Tensor, lens: Tensor | None = None) -> Tensor:
-        """[B, L, C] -> [B, L, D]; nothing past a sample's length leaks into it."""
-        mask = None if lens is None else valid(lens, input.shape[1])[:, None]
+    def forward(self, input: Tensor, there: Tensor | None = None) -> Tensor:
+        """[B, L, C] -> [B, L, D]; what is not there [B, L] leaks into nothing."""
+        mask = None if there is None else there[:, None]
         conv, act, mlp = self
         x = input.transpose(1, 2)
         x = act(conv(x if mask is None else x * mask))
@@ -198,6 +235,14 @@ class Head(nn.Module):
         """x [B, L, D], time [B, R, D] -> [B, L, out]."""
         shift, scale = (self.modulation + time.unsqueeze(2)).unsqueeze(3).unbind(2)
         return self.head(modulated(x, shift, scale, self.eps))
+
+
+def _part(s: Stream, shared: Shared) -> Stream:
+    """This process' tokens: whole frames, so that rows of modulation stay whole too, or single audio tokens."""
+    s = replace(s, x=shared.part(s.x), rope=shared.part(s.rope, 0), layout=shared)
+    if s.time.shape[1] == 1:
+        return s
+    return replace(s, time=shared.part(s.time), modulation=shared.part(s.modulation))
 
 
 def _for_frames(rows: Tensor, frames: int) -> Tensor:

@@ -1,10 +1,9 @@
-"""Checkpoints that are whole or not there: `<stage>/step-000100/` holds safetensors, history.json and checkpoint.json.
+"""One checkpoint: a folder of safetensors, history.json and a checkpoint.json that names every file with its sha256.
 
-A checkpoint is written under a hidden name, synced, described with a sha256 a file (and one of the description), and
-only then renamed. What is read back is the newest that verifies and was written with the same key (settings, data,
-parents); nothing in it depends on the number of ranks. There is no random state to save: every draw is keyed by the
-sample and its visit, so that the number of the next batch, which is the step unless batches were skipped, is all there
-is to know of the loader.
+Nothing in it depends on the number of ranks or how they share the work. Frozen weights are not in it: they are in the
+model folder the stage started from, once, whose digest is part of the key. There is no random state to save: every draw
+is keyed by the sample and its visit, so that the number of the next batch, which is the step unless batches were
+skipped, is all there is to know of the loader. Which checkpoints there are and which is taken is store.py's business.
 Try it: `python -m json.tool checkpoints/fusion/step-000500/checkpoint.json`.
 """
 
@@ -12,9 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +21,12 @@ from torch import Tensor
 
 from ovi import storage
 from ovi.errors import OviError
-from ovi.training.engine import MOMENTS, State
+from ovi.training.state import MOMENTS, State
 
 FORMAT = 2
 DESCRIPTION = "checkpoint.json"
 EMA = "ema.safetensors"
+UNREADABLE = f"{DESCRIPTION} is missing or unreadable"
 
 
 @dataclass
@@ -40,110 +37,80 @@ class Checkpoint:
     state: State
     history: dict[str, Any]
     next_batch: int
+    score: float | None = None  # held-out loss where it was measured; the least of them is worth keeping
 
 
-class Checkpoints:
-    """The checkpoints of one stage. `key` names what they depend on, as {"settings": digest, "data": digest, ...}."""
+def write(folder: Path, checkpoint: Checkpoint, key: dict[str, str]) -> None:
+    """Raises OviError when the disk is full."""
+    moments = checkpoint.state.moments
+    try:
+        save_file(_sorted(checkpoint.state.weights), folder / "weights.safetensors")
+        for kind in MOMENTS:
+            save_file(_sorted(moments[kind]), folder / f"{kind}.safetensors")
+        if checkpoint.state.ema:
+            save_file(_sorted(checkpoint.state.ema), folder / EMA)
+    except SafetensorError as error:  # safetensors wraps the operating system's error in its own
+        reason = " ".join(str(error).split())
+        raise OviError(f"{folder.parent}: cannot write the checkpoint ({reason}); free some disk, run again") from None
+    storage.write_json(folder / "history.json", checkpoint.history)
+    files = {path.name: {"sha256": storage.sha256(path), "bytes": path.stat().st_size} for path in folder.iterdir()}
+    description = {
+        "format": FORMAT,
+        "step": checkpoint.step,
+        "next_batch": checkpoint.next_batch,
+        "adam_step": checkpoint.state.step,
+        "score": checkpoint.score,
+        "key": key,
+        "files": files,
+    }
+    storage.write_json(folder / DESCRIPTION, {**description, "sha256": _digest(description)})
 
-    def __init__(self, folder: Path, key: dict[str, str], keep: int, note: Callable[[str], None]) -> None:
-        self._folder, self._key, self._keep, self._note = folder, key, keep, note
 
-    def save(self, checkpoint: Checkpoint) -> Path:
-        """Commit a checkpoint, then drop those no longer needed. Raises OviError when the disk is full."""
-        path = self._folder / f"step-{checkpoint.step:06d}"
-        with storage.atomic_folder(path) as temporary:
-            self._write(temporary, checkpoint)
-            _sync(temporary)
-        _sync(self._folder)
-        self._prune()
-        return path
+def read(folder: Path) -> Checkpoint:
+    """Of a folder without a fault."""
+    about = storage.read_json(folder / DESCRIPTION)
+    moments = {kind: load_file(folder / f"{kind}.safetensors") for kind in MOMENTS}
+    ema = load_file(folder / EMA) if EMA in about["files"] else {}
+    state = State(about["adam_step"], load_file(folder / "weights.safetensors"), moments, ema)
+    history = storage.read_json(folder / "history.json")
+    return Checkpoint(about["step"], state, history, about["next_batch"], about.get("score"))
 
-    def newest(self) -> Checkpoint | None:
-        """The newest checkpoint that is whole and fits; says why others were passed over."""
-        for leftover in self._folder.glob(".*"):  # of a process that was killed while writing or removing
-            shutil.rmtree(leftover, ignore_errors=True)
-        foreign = []
-        for path in reversed(self._all()):
-            fault = self._fault(path)
-            if fault:
-                self._note(f"{path} is damaged ({fault}) and not used")
-                continue
-            description = storage.read_json(path / DESCRIPTION)
-            if description["key"] == self._key:
-                return self._read(path, description)
-            foreign.append((path, description["key"]))
-        if foreign:
-            path, theirs = foreign[0]
-            changed = " and ".join(part for part in sorted(self._key) if self._key[part] != theirs.get(part))
-            self._note(f"{path} was written with other {changed}: starting anew; the first new checkpoint replaces it")
-        return None
 
-    def _write(self, folder: Path, checkpoint: Checkpoint) -> None:
-        moments = checkpoint.state.moments
-        try:
-            save_file(_sorted(checkpoint.state.weights), folder / "weights.safetensors")
-            for kind in MOMENTS:
-                save_file(_sorted(moments[kind]), folder / f"{kind}.safetensors")
-            if checkpoint.state.ema:
-                save_file(_sorted(checkpoint.state.ema), folder / EMA)
-        except SafetensorError as error:  # safetensors wraps the operating system's error in its own
-            reason = " ".join(str(error).split())
-            raise OviError(
-                f"{folder.parent}: cannot write the checkpoint ({reason}); free some disk, run again"
-            ) from None
-        storage.write_json(folder / "history.json", checkpoint.history)
-        files = {path.name: {"sha256": storage.sha256(path), "bytes": path.stat().st_size} for path in folder.iterdir()}
-        description = {
-            "format": FORMAT,
-            "step": checkpoint.step,
-            "next_batch": checkpoint.next_batch,
-            "adam_step": checkpoint.state.step,
-            "key": self._key,
-            "files": files,
-        }
-        storage.write_json(folder / DESCRIPTION, {**description, "sha256": _digest(description)})
+def describe(folder: str | Path) -> dict[str, Any] | str:
+    """What a checkpoint's description says, or what is wrong with it; a folder or s3://.
 
-    def _read(self, path: Path, description: dict[str, Any]) -> Checkpoint:
-        moments = {kind: load_file(path / f"{kind}.safetensors") for kind in MOMENTS}
-        ema = load_file(path / EMA) if EMA in description["files"] else {}
-        state = State(description["adam_step"], load_file(path / "weights.safetensors"), moments, ema)
-        history = storage.read_json(path / "history.json")
-        return Checkpoint(description["step"], state, history, description["next_batch"])
+    Raises OviError when the store does not answer, which says nothing about the checkpoint.
+    """
+    address = f"{folder}/{DESCRIPTION}"
+    if not storage.exists(address):
+        return UNREADABLE
+    try:
+        about = json.loads(storage.read_bytes(address))
+        if about["format"] != FORMAT:
+            return f"format {about['format']}, this version reads {FORMAT}"
+        if about["sha256"] != _digest({name: value for name, value in about.items() if name != "sha256"}):
+            return f"{DESCRIPTION} differs from its sha256"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return UNREADABLE
+    return about
 
-    def _fault(self, path: Path) -> str | None:
-        """What is wrong with a checkpoint's files, None when all is well."""
-        try:
-            description = storage.read_json(path / DESCRIPTION)
-            if description["format"] != FORMAT:
-                return f"format {description['format']}, this version reads {FORMAT}"
-            if description.pop("sha256") != _digest(description):
-                return f"{DESCRIPTION} differs from its sha256"
-            for name, facts in sorted(description["files"].items()):
-                file = path / name
-                if not file.is_file():
-                    return f"{name} is missing"
-                if file.stat().st_size != facts["bytes"] or storage.sha256(file) != facts["sha256"]:
-                    return f"{name} differs from its sha256"
-        except (OviError, KeyError, TypeError, AttributeError):
-            return f"{DESCRIPTION} is missing or unreadable"
-        return None
 
-    def _prune(self) -> None:
-        """Keep the newest `keep` of our key; those of another key belong to a training that is over."""
-        ours = [path for path in self._all() if self._key_of(path) == self._key]
-        for path in set(self._all()) - set(ours[-self._keep :]):
-            doomed = path.with_name(f".{path.name}.old")
-            path.rename(doomed)  # first out of sight, so that a kill leaves no half of a checkpoint
-            shutil.rmtree(doomed, ignore_errors=True)
+def fault(folder: Path) -> str | None:
+    """What is wrong with a checkpoint's files, None when all is well."""
+    about = describe(folder)
+    if isinstance(about, str):
+        return about
+    return next((f"{name} {what}" for name in sorted(about["files"]) if (what := wrong(folder, about, name))), None)
 
-    def _key_of(self, path: Path) -> Any:
-        try:
-            return storage.read_json(path / DESCRIPTION)["key"]
-        except (OviError, KeyError, TypeError):
-            return None
 
-    def _all(self) -> list[Path]:
-        return sorted(self._folder.glob("step-*"))
+def wrong(folder: Path, about: dict[str, Any], name: str) -> str | None:
+    """What is wrong with one of the files that a sound description names."""
+    file, facts = folder / name, about["files"][name]
+    if not file.is_file():
+        return "is missing"
+    if file.stat().st_size != facts["bytes"] or storage.sha256(file) != facts["sha256"]:
+        return "differs from its sha256"
+    return None
 
 
 def _digest(description: dict[str, Any]) -> str:
@@ -152,13 +119,3 @@ def _digest(description: dict[str, Any]) -> str:
 
 def _sorted(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensors[name].contiguous() for name in sorted(tensors)}
-
-
-def _sync(folder: Path) -> None:
-    """Push a folder and the files right in it to the disk."""
-    for path in [*(path for path in folder.iterdir() if path.is_file()), folder]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

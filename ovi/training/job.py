@@ -29,14 +29,14 @@ INDIFFERENT = {"accumulate", "validate_every", "checkpoint_every", "sample_clips
 class Job:
     stage: str
     settings: Settings
-    latents: Path
+    latents: str  # a folder or s3://bucket/prefix
     models: Path
     checkpoints: Path  # of all stages; this one's are in checkpoints/<stage>
     key: dict[str, str]  # {"settings", "data", "parents"}: hex digests
     began: float  # time.time() when this attempt was started
 
     @classmethod
-    def make(cls, stage: str, settings: Settings, latents: Path, models: Path, checkpoints: Path) -> Job:
+    def make(cls, stage: str, settings: Settings, latents: str | Path, models: Path, checkpoints: Path) -> Job:
         """Raises OviError for missing inputs, ConfigError for settings that can never work."""
         recipe = recipes.get(stage, settings)
         key = {
@@ -46,7 +46,7 @@ class Job:
         }
         if len(recipe.modalities) > 1:
             _parent(models, CODEC, "encode")  # its result can generate, and needs the frozen parts for that
-        return cls(stage, settings, Path(latents), Path(models), Path(checkpoints), key, time.time())
+        return cls(stage, settings, str(latents), Path(models), Path(checkpoints), key, time.time())
 
     @property
     def recipe(self) -> Recipe:
@@ -66,15 +66,16 @@ class Job:
         return f"{self.stage}-{_digest(self.key)[:16]}"
 
     def to_json(self) -> dict[str, Any]:
-        folders = {name: str(getattr(self, name).absolute()) for name in ("latents", "models", "checkpoints")}
+        folders = {name: str(getattr(self, name).absolute()) for name in ("models", "checkpoints")}
+        folders["latents"] = self.latents if storage.is_remote(self.latents) else str(Path(self.latents).absolute())
         settings = self.settings.model_dump(mode="json")
         return {"stage": self.stage, "settings": settings, "key": self.key, "began": self.began, **folders}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Job:
-        folders = {name: Path(value[name]) for name in ("latents", "models", "checkpoints")}
         settings = Settings.model_validate(value["settings"])
-        return cls(stage=value["stage"], settings=settings, key=value["key"], began=value["began"], **folders)
+        models, checkpoints = Path(value["models"]), Path(value["checkpoints"])
+        return cls(value["stage"], settings, value["latents"], models, checkpoints, value["key"], value["began"])
 
 
 def _what_matters(recipe: Recipe, settings: Settings) -> dict[str, Any]:
@@ -89,7 +90,7 @@ def _what_matters(recipe: Recipe, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _data(latents: Path) -> str:
+def _data(latents: str | Path) -> str:
     """Of all sets: their facts hold every sample's checksum."""
     files = [file for file in storage.list_files(latents) if file.endswith((".samples.json", "/empty.safetensors"))]
     if not files:

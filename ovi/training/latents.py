@@ -2,6 +2,7 @@
 
 `<set>-<split>-00000.tar` with its index for the sets av, pretrain and finetune, and `<set>-<split>.samples.json`, which
 tells every sample's shapes and caption without reading it; `empty.safetensors` is the embedding of the empty caption.
+They lie in a folder or at s3://bucket/prefix, of which only the bytes of the sample asked for are fetched.
 An `av` sample has all three tensors, the other sets have no video. Tensors are float32. It does not know how latents
 are made nor in what order they are read.
 Try it: `python -c "from ovi.training.latents import LatentSet as L; print(L.open('data/latents', 'av', 'val').ids)"`.
@@ -54,10 +55,11 @@ class LatentSet:
 
     @classmethod
     def open(cls, folder: str | Path, name: str, split: str) -> LatentSet:
-        """Raises OviError when the set was never encoded; one that was may be empty."""
+        """Raises OviError when the set was never encoded, or a part of it is missing; one that was may be empty."""
         address = facts_address(folder, name, split)
         if not storage.exists(address):
             raise OviError(f"{address}: no such latents; run `ovi encode` first")
+        _check_shards(folder, f"{name}-{split}")
         facts = storage.read_json(address)
         reader = ShardReader(folder, f"{name}-{split}")
         if {f"{clip_id}.safetensors" for clip_id in facts} != set(reader.members()):
@@ -116,6 +118,15 @@ class LatentWriter:
         self._shards.__exit__(kind, error, at)
         if kind is None:
             storage.write_json(self._address, self._samples)
+
+
+def _check_shards(folder: str | Path, prefix: str) -> None:
+    """Better now than when the order comes to a sample of the missing shard, which may be days from now."""
+    names = {address.rpartition("/")[2] for address in storage.list_files(folder)}
+    for name in sorted(names):
+        shard = name.removesuffix(".index.json")
+        if shard != name and shard.startswith(f"{prefix}-") and f"{shard}.tar" not in names:
+            raise OviError(f"{folder}/{shard}.tar: no such shard, though it has an index; run `ovi encode` again")
 
 
 def facts_address(folder: str | Path, name: str, split: str) -> str:

@@ -1,7 +1,8 @@
 """A stage as the command runs it: in this process, or in `training.ranks` processes that this one starts and ends.
 
-With ranks this process never trains. It shows their progress, writes their figures to MLflow, passes signals on, and
-outlives them all: when it returns or dies, none is left. Ranks meet at a file, so no port is needed.
+With ranks of its own this process never trains. It shows their progress, writes their figures to MLflow, passes signals
+on, and outlives them all: when it returns or dies, none is left. They meet at a file, so no port is needed.
+A process that `ovi launch` or torchrun started is a rank itself, and there are as many as they say.
 Try it: `ovi train video-backbone --set training.video_backbone.steps=20`.
 """
 
@@ -21,10 +22,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from ovi.config import Settings
-from ovi.errors import EXIT_CONFIG, EXIT_PREEMPTED, ConfigError, OviError, Preempted
+from ovi.errors import EXIT_CONFIG, EXIT_PREEMPTED, ConfigError, OviError, Preempted, one_line
 from ovi.progress import Progress
 from ovi.tracking import Run
 from ovi.training.job import Job
+from ovi.training.place import Place
+from ovi.training.rank import Mute, lost_peer
 from ovi.training.stopping import Stopping
 
 Lines = queue.Queue[tuple["Rank", dict[str, Any] | None]]
@@ -32,27 +35,52 @@ GRACE_S = 5.0  # how long the other ranks may take to say why they failed, once 
 
 
 def train(
-    stage: str, settings: Settings, latents: Path, models: Path, checkpoints: Path, progress: Progress
+    stage: str, settings: Settings, latents: str | Path, models: Path, checkpoints: Path, progress: Progress
 ) -> dict[str, Any]:
     """Train one stage into models/<stage>; the stage's metrics.
 
     Raises OviError for missing inputs and for a failed rank, Preempted after a signal once the state is saved.
     """
+    place = Place.of(os.environ)
+    if place:
+        settings = _with_ranks(settings, place.ranks)
     job = Job.make(stage, settings, latents, models, checkpoints)
     several = settings.training.engine == "deepspeed" and settings.training.ranks > 1
     with tempfile.TemporaryDirectory(prefix="ovi-") as folder, Stopping() as stopping:
         meeting = Path(folder) / "meeting"
-        result = (_in_ranks if several else _here)(job, meeting, progress, stopping)
+        if place and place.rank:
+            return _as_other_rank(job, place, stopping)["metrics"]
+        if several and not place:
+            result = _in_ranks(job, meeting, progress, stopping)
+        else:
+            result = _here(job, place or Place(meeting=meeting), progress, stopping)
     progress.result(model=str(job.out), **result["summary"])
     return result["metrics"]
 
 
-def _here(job: Job, meeting: Path, progress: Progress, stopping: Stopping) -> dict[str, Any]:
+def _with_ranks(settings: Settings, ranks: int) -> Settings:
+    if ranks > 1 and settings.training.engine != "deepspeed":
+        raise ConfigError(f"training.engine: {settings.training.engine} is one process, not {ranks}; use deepspeed")
+    return settings.model_copy(update={"training": settings.training.model_copy(update={"ranks": ranks})})
+
+
+def _here(job: Job, place: Place, progress: Progress, stopping: Stopping) -> dict[str, Any]:
     from ovi.training import loop
-    from ovi.training.engine import Place
 
     with _run(job) as run:
-        return loop.train(job, Place(0, 1, meeting), progress, run, stopping)
+        return loop.train(job, place, progress, run, stopping)
+
+
+def _as_other_rank(job: Job, place: Place, stopping: Stopping) -> dict[str, Any]:
+    """Of several machines or GPUs, one that only computes; the first rank shows the progress and keeps the figures."""
+    from ovi.training import loop
+
+    try:
+        return loop.train(job, place, Mute(), Mute(), stopping)
+    except Exception as error:
+        if isinstance(error, OviError) or not lost_peer(error):
+            raise
+        raise OviError(f"rank {place.rank}: another rank is gone and says why ({one_line(error)})") from error
 
 
 def _in_ranks(job: Job, meeting: Path, progress: Progress, stopping: Stopping) -> dict[str, Any]:
@@ -85,7 +113,8 @@ def _listen(ranks: list[Rank], lines: Lines, targets: dict[str, Any], stopping: 
             failure = rank.failure(last[rank.number])
             if failure:
                 failures.append(failure)
-                patience = GRACE_S
+                if not isinstance(failure[1], Preempted):  # the first rank may still be copying what it saved
+                    patience = GRACE_S
         elif "call" in line:
             getattr(targets[line["to"]], line["call"])(*line["args"], **line["named"])
         else:
@@ -108,7 +137,7 @@ def _run(job: Job) -> Iterator[Run]:
         run.log_params(
             {"seed": job.settings.seed, "model": settings["model"], "training": settings["training"][job.stage]}
         )
-        run.log_dataset("latents", str(job.latents), job.key["data"])
+        run.log_dataset("latents", job.latents, job.key["data"])
         yield run
         status = "FINISHED"
     except Preempted:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,18 +20,21 @@ from torch import Tensor
 from ovi import storage
 from ovi.config import FusionStage, Stage
 from ovi.errors import OviError, Preempted
+from ovi.models.team import Team
 from ovi.progress import Progress
 from ovi.training import engine as engines
 from ovi.training import gpus, showcase, towers, watch
-from ovi.training.batches import Batch, Chances, assemble
-from ovi.training.checkpoint import Checkpoint, Checkpoints
-from ovi.training.engine import Diverged, Engine, Place
+from ovi.training.batches import Batch, Chances, assemble, packed
+from ovi.training.checkpoint import Checkpoint
 from ovi.training.job import Job
 from ovi.training.latents import LatentSet, Pool, Shapes, read_empty_text
 from ovi.training.loader import Loader
 from ovi.training.meter import Meter
 from ovi.training.objective import losses
-from ovi.training.order import Draws, Order, Pick
+from ovi.training.order import Draws, Order, Pick, dealt
+from ovi.training.place import Place
+from ovi.training.state import Diverged, Engine, State
+from ovi.training.store import Checkpoints
 from ovi.training.validate import Losses, Validation
 
 POINTS = 100  # of the loss curve
@@ -76,18 +79,26 @@ class _Training:
         self.stage: Stage = job.recipe.settings(job.settings)
         self.empty = read_empty_text(job.latents)
         self.pool = self._pool()
-        groups = [_group(shapes, job.recipe.modalities) for shapes in self.pool.shapes]
+        self.packs = job.recipe.packs(job.settings)
+        groups = [0 if self.packs else _group(shapes, job.recipe.modalities) for shapes in self.pool.shapes]
         self.order = Order(groups, job.settings.seed, self.stage.batch)
         self.chances = chances(job)
         self.weights = job.recipe.weights(job.settings)
         model = towers.build(job.recipe, job.settings, job.models)
         self.kinds = watch.kinds(name for name, weight in model.named_parameters() if weight.requires_grad)
-        self.engine: Engine = engines.make(model, training, self.stage, place)
+        # An engine counts samples by rank; one that ranks share is a sample of each.
+        counted = self.stage.model_copy(update={"batch": training.sequence * self.stage.batch})
+        self.engine: Engine = engines.make(model, training, counted, place)
+        if training.sequence > 1:
+            team = Team.of(self.engine.rank, self.engine.ranks, training.sequence)
+            for tower in self.engine.module.children():
+                tower.team = team
         self.held_out = Pool([LatentSet.open(job.latents, name, "val") for name in self.sets])
         self.validation = Validation(
-            self.held_out, job.recipe.modalities, job.settings.seed, self.empty, self.engine.device
+            self.held_out, job.recipe.modalities, job.settings.seed, self.empty, self.engine.device, training.sequence
         )
-        self.store = Checkpoints(job.folder, job.key, training.keep_checkpoints, progress.note)
+        mirror = f"{training.mirror}/{job.name}" if training.mirror else None
+        self.store = Checkpoints(job.folder, job.key, training.keep_checkpoints, progress.note, mirror)
         self.history = History()
         self.work = watch.Workload(job.recipe, job.settings)
         self.meter = Meter(self.engine.ranks, _peak(training.precision))
@@ -114,6 +125,7 @@ class _Training:
             if stopping or step == steps or step % self.stage.checkpoint_every == 0:
                 self._save(step)
             if stopping and step < steps:
+                self.store.close()
                 raise Preempted(f"{self.job.stage}: stopped after step {step} of {steps}, which is saved; run it again")
             if self._showing(step):
                 self._show_now(step)
@@ -144,10 +156,11 @@ class _Training:
 
     def _losses(self, parts: list[Batch], seen: list[Tensor]) -> Iterator[Tensor]:
         """The loss of each part; what is to be known of it goes into `seen`, as numbers that are added up."""
+        share = self.stage.batch / self._seat()[1] / self.stage.accumulate
         for part in parts:
             batch = part.to(self.engine.device)
             found = losses(self.engine.forward, batch)
-            means = {name: value.mean() for name, value in found.items()}
+            means = {name: value.sum() / share for name, value in found.items()}
             loss = torch.stack([self.weights[name] * value for name, value in means.items()]).sum()
             mine = torch.stack([loss.detach(), *(value.detach() for value in means.values())]).double()
             seen.append(torch.cat((mine, watch.by_level(found, batch).flatten())))
@@ -164,13 +177,12 @@ class _Training:
     def _return(self, step: int, why: str) -> int:
         """Back to the newest checkpoint, leaving out the batches since; its step. Every rank decides the same."""
         self.returns += 1
-        found = self.store.newest() if self.returns <= RETURNS else None
+        found = self._take_up() if self.returns <= RETURNS else None
         where = f"{self.job.stage}: step {step + 1}: {why}"
         if found is None:
             raise OviError(f"{where}: training diverged; lower the learning rate or look at the data")
         lost = [found.next_batch, self.batch]
         self.progress.note(f"{where}; back to step {found.step}, leaving out batches {lost[0]} to {lost[1]}")
-        self.engine.restore(found.state)
         self.history = History(**found.history)
         self.history.skipped.append(lost)
         self.batch = lost[1] + 1
@@ -178,14 +190,28 @@ class _Training:
         return found.step
 
     def _parts(self, number: int) -> list[Batch]:
-        """This rank's share of a batch, every ranks-th sample of it, in the parts that are computed one by one."""
-        mine = self.order.batch(number)[self.engine.rank :: self.engine.ranks]
-        return [self._part(mine[first :: self.stage.accumulate]) for first in range(self.stage.accumulate)]
+        """This rank's share of a batch, in the parts that are computed one by one; all ranks' are of one size.
+
+        Of samples that are padded to one length the size is their number, of those that are packed their length.
+        """
+        picks, (seat, seats) = self.order.batch(number), self._seat()
+        sizes = [self._length(pick) if self.packs else 1 for pick in picks]
+        hands = dealt(sizes, seats * self.stage.accumulate)[seat::seats]
+        return [self._part([picks[place] for place in hand]) for hand in hands]
+
+    def _seat(self) -> tuple[int, int]:
+        """Which share of a batch is this rank's, and of how many; ranks that share samples have the same."""
+        together = self.job.settings.training.sequence
+        return self.engine.rank // together, self.engine.ranks // together
+
+    def _length(self, pick: Pick) -> int:
+        return (self.pool.shapes[pick.index]["audio"] or [0])[0]
 
     def _part(self, picks: list[Pick]) -> Batch:
         draws = [Draws(self.job.settings.seed, self.job.stage, self.pool.names[p.index], p.visit) for p in picks]
         samples = [self.pool.read(pick.index) for pick in picks]
-        return assemble(samples, draws, self.job.recipe.modalities, self.chances, self.empty)
+        batch = assemble(samples, draws, self.job.recipe.modalities, self.chances, self.empty)
+        return packed(batch) if self.packs else batch
 
     def _validating(self, step: int) -> bool:
         return step == self.stage.steps or step % self.stage.validate_every == 0
@@ -233,35 +259,54 @@ class _Training:
         self.record.log_metrics({name: value for name, value in point.items() if name != "step"}, point["step"])
 
     def _resume(self) -> int:
-        found = self.store.newest()
+        found = self._take_up()
         if found is None:
             return 0
-        self.engine.restore(found.state)
         self.history, self.batch = History(**found.history), found.next_batch
         for point in self.history.curve:  # a killed run may not have sent them all; sent twice they count once
             self._send(point)
         self.progress.note(f"{self.job.stage}: continuing after step {found.step} of {self.stage.steps}")
         return found.step
 
+    def _take_up(self) -> Checkpoint | None:
+        """Put every rank where the newest checkpoint was, which the first one finds; the others get no tensors."""
+        found = self.store.newest() if self.engine.rank == 0 else None
+        known = found and {"step": found.step, "history": found.history, "next_batch": found.next_batch}
+        known = self.engine.tell(known)
+        if known is None:
+            return None
+        found = found or Checkpoint(state=State(0, {}, {}), **known)
+        self.engine.restore(found.state)
+        return found
+
     def _save(self, step: int) -> None:
         with self.meter.paused():
             state = self.engine.state()
             if self.engine.rank == 0:
-                self.store.save(Checkpoint(step, state, vars(self.history), self.batch))
+                self.store.save(Checkpoint(step, state, vars(self.history), self.batch, self._score(step)))
+
+    def _score(self, step: int) -> float | None:
+        """The held-out loss, weighted as the training's, where it was measured after this very step."""
+        point = self.history.curve[-1]
+        known = [value for name in self.weights if (value := point.get(f"val_{name}")) is not None]
+        if point["step"] != step or len(known) < len(self.weights):
+            return None
+        return sum(weight * value for weight, value in zip(self.weights.values(), known, strict=True))
 
     def _finish(self) -> dict[str, Any]:
-        state = self.engine.state()
+        state, frozen = self.engine.state(), self.engine.frozen()
         if self.stage.export_ema:  # what is measured last is what is exported
-            self.engine.restore(replace(state, weights=state.ema))
+            self.engine.use_mean()
             if self.stage.steps:
                 self.history.curve[-1] |= self._validated()
         metrics = self._metrics()
         if self.engine.rank == 0:
-            self._export(state.ema if self.stage.export_ema else state.weights)
+            self._export({**frozen, **(state.ema if self.stage.export_ema else state.weights)})
             storage.write_json(self.job.out / "metrics.json", metrics)
         self.engine.close()
+        self.store.close()
         if self.engine.rank == 0 and self.stage.sample_clips:
-            self._show(state)
+            self._show({**frozen, **(state.ema or state.weights)})
         return {"metrics": metrics, "summary": self._summary(metrics)}
 
     def _export(self, weights: dict[str, Tensor], out: Path | None = None) -> None:
@@ -275,18 +320,18 @@ class _Training:
 
     def _show_now(self, step: int) -> None:
         with self.meter.paused():
-            state = self.engine.state()
+            state, frozen = self.engine.state(), self.engine.frozen()
             if self.engine.rank == 0:
-                self._show(state, f"step-{step:06d}")
+                self._show({**frozen, **(state.ema or state.weights)}, f"step-{step:06d}")
 
-    def _show(self, state: engines.State, name: str = "") -> None:
+    def _show(self, weights: dict[str, Tensor], name: str = "") -> None:
         """Sample clips of the first held-out captions that differ, of the running mean where there is one."""
         captions = list(dict.fromkeys(self.held_out.read(index).caption for index in range(len(self.held_out))))
         captions, out = captions[: self.stage.sample_clips], self.job.folder / "samples" / name
         model = self.job.out
         if name or self.stage.ema:
             model = self.job.folder / "shown"
-            self._export(state.ema or state.weights, model)
+            self._export(weights, model)
         for path in showcase.sample(model, captions, out, self.job.settings, self.progress):
             self.record.log_file(path, f"samples/{name}".rstrip("/"))
         if model != self.job.out:

@@ -27,8 +27,15 @@ def losses(network: Callable[..., Any], batch: Batch, **named: Any) -> dict[str,
         video[:, :, 0] = torch.where(batch.clean[:, None, None, None], batch.video[:, :, 0], video[:, :, 0])
         named["first_frame_clean"] = batch.clean if bool(batch.clean.any()) else False
     if batch.audio is not None and batch.audio_noise is not None:
-        audio = interpolate(batch.audio, batch.audio_noise, batch.t if batch.audio_t is None else batch.audio_t)
+        level = batch.t if batch.audio_t is None else batch.audio_t
+        if batch.rows is None:
+            audio = interpolate(batch.audio, batch.audio_noise, level)
+        else:
+            audio = interpolate(batch.audio, batch.audio_noise, batch.rows.of_tokens(level))
+            named["audio_rows"] = batch.rows
         named["audio_lens"] = batch.audio_lens
+        if batch.audio_text is not None:
+            named = {"audio_text": batch.audio_text, "audio_text_lens": batch.audio_text_lens, **named}
         if batch.audio_t is not None:
             named["audio_t"] = TIMESTEPS * batch.audio_t
     video_velocity, audio_velocity = network(video, audio, TIMESTEPS * batch.t, batch.text, batch.text_lens, **named)
@@ -40,7 +47,10 @@ def losses(network: Callable[..., Any], batch: Batch, **named: Any) -> dict[str,
         found["video"] = (error * scored).sum(1) / scored.sum(1)
     if batch.audio is not None and batch.audio_noise is not None:
         error = (audio_velocity - velocity_target(batch.audio, batch.audio_noise)).square().mean(2)  # [B, L]
-        found["audio"] = error.mean(1) if batch.audio_lens is None else _within(error, batch.audio_lens)
+        if batch.rows is not None:
+            found["audio"] = batch.rows.means(error, len(batch.t))
+        else:
+            found["audio"] = error.mean(1) if batch.audio_lens is None else _within(error, batch.audio_lens)
     return found
 
 

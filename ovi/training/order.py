@@ -12,6 +12,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
+from heapq import heappop, heappush
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +52,20 @@ class Order:
             visit, place = divmod(position, len(members))
             picks.append(Pick(int(members[permutation(len(members), self._seed, int(group), visit)[place]]), visit))
         return picks
+
+
+def dealt(sizes: Sequence[int], hands: int) -> list[list[int]]:
+    """The places of `sizes` in so many hands of nearly equal sums: the largest first, each to the least so far.
+
+    Equal sizes are dealt in turn. In a hand, places are in their own order.
+    """
+    sums = [(0, hand) for hand in range(hands)]
+    found: list[list[int]] = [[] for _ in range(hands)]
+    for place in sorted(range(len(sizes)), key=lambda place: -sizes[place]):
+        total, hand = heappop(sums)
+        found[hand].append(place)
+        heappush(sums, (total + sizes[place], hand))
+    return [sorted(hand) for hand in found]
 
 
 class Draws:

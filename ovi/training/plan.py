@@ -43,6 +43,7 @@ class Layout:
     zero_stage: int
     accumulate: int
     recompute: int
+    sequence: int
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,13 @@ class Plan:
         layout, work = self.layout, self.work
         tokens = ", ".join(f"{count} {name}" for name, count in self.tokens.items())
         forward, backward = work.forward / 1e12, work.backward / 1e12
-        micro = self.batch // layout.ranks // layout.accumulate
+        micro = self.batch * layout.sequence // layout.ranks // layout.accumulate
+        share = "a GPU" if layout.sequence == 1 else f"for each {layout.sequence} GPUs"
         return [
             f"{self.stage}: {self.parameters / 1e9:.3f} billion parameters, {self.trainable / 1e9:.3f} of them trained",
             f"  a sample: {tokens} tokens, {forward:.4g} TFLOP forward, {backward:.4g} backward",
-            f"  a step: {self.batch} samples, {layout.accumulate} x {micro} a GPU, {self.step_flops / 1e15:.4g} PFLOP",
+            f"  a step: {self.batch} samples, {layout.accumulate} x {micro} {share}, "
+            f"{self.step_flops / 1e15:.4g} PFLOP",
             f"  the stage: {self.steps} steps, {self.steps * self.batch / 1e6:.4g} million samples, "
             f"{self.gpu_hours:,.1f} {self.gpu}-hours at {self.mfu:.0%} MFU",
             f"  each of {layout.ranks} {self.gpu} holds, with ZeRO {layout.zero_stage}:",
@@ -110,7 +113,9 @@ def plan(stage: str, settings: Settings, gpu: str = "h200", mfu: float = 0.4) ->
         raise ConfigError(f"--gpu: {gpu!r} is not known; known are {', '.join(GPUS)}")
     training, facts = settings.training, _Facts(recipes.get(stage, settings), settings)
     ranks = training.ranks if training.engine == "deepspeed" else 1
-    asked = Layout(training.engine, ranks, training.zero_stage, facts.stage.accumulate, training.recompute)
+    asked = Layout(
+        training.engine, ranks, training.zero_stage, facts.stage.accumulate, training.recompute, training.sequence
+    )
     room = GPUS[gpu].memory
     needed = sum(facts.memory(asked).values())
     if needed > room:
@@ -133,9 +138,10 @@ def _others(asked: Layout, batch: int, layers: int, precision: str) -> Iterator[
         engine = asked.engine if ranks == 1 else "deepspeed"
         for twice in range(asked.recompute, layers + 1):
             for zero in range(asked.zero_stage, 3):
-                for parts in range(asked.accumulate if ranks == asked.ranks else 1, batch // ranks + 1):
-                    if batch % (ranks * parts) == 0 and not (zero == 1 and parts > 1 and precision == "bf16"):
-                        yield Layout(engine, ranks, zero, parts, twice)
+                seats = ranks // asked.sequence
+                for parts in range(asked.accumulate if ranks == asked.ranks else 1, batch // seats + 1):
+                    if batch % (seats * parts) == 0 and not (zero == 1 and parts > 1 and precision == "bf16"):
+                        yield Layout(engine, ranks, zero, parts, twice, asked.sequence)
         ranks *= 2
 
 
@@ -180,7 +186,7 @@ class _Facts:
             gradients = number * (learned if layout.zero_stage == 1 else shared)
             added = 4 * shared if layout.accumulate > 1 else 0
             buckets = 2 * number * min(learned, BUCKET)
-        micro = self.stage.batch // layout.ranks // layout.accumulate
+        micro = self.stage.batch / layout.ranks / layout.accumulate  # of shared samples each rank has a part
         twice = min(layout.recompute, self._layers)
         activations = micro * (self._kept - twice * (self._a_block - self._between) + self._a_block * (twice > 0))
         items = {
@@ -207,12 +213,16 @@ def _shallow(recipe: Recipe, settings: Settings, layers: int) -> nn.Module:
 
 
 def shapes(recipe: Recipe, settings: Settings) -> Shapes:
-    """Of the stage's largest sample: the whole clip, or the longest sound it is pretrained on."""
+    """Of the stage's largest sample: the whole clip, or the longest sound it is pretrained on.
+
+    Of packed sounds it is the mean one, all lengths taken to be as frequent: parts of a batch are of one size.
+    """
     clip, codec = settings.clip, settings.codec
     height, width = codecs.picture_size(settings)
     frames = (clip.frames - 1) // PACK + 1
-    longest = recipe.sets == ("pretrain",)
-    samples = int(settings.curation.pretrain_seconds[1] * clip.sample_rate) if longest else clip.samples
+    shortest, longest = settings.curation.pretrain_seconds
+    seconds = (shortest + longest) / 2 if recipe.packs(settings) else longest
+    samples = int(seconds * clip.sample_rate) if recipe.sets == ("pretrain",) else clip.samples
     return {
         "video": [codec.video_channels, frames, height // codec.video_patch[0], width // codec.video_patch[1]],
         "audio": [samples // HOP // PAIR, codec.audio_channels],

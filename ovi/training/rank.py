@@ -20,6 +20,7 @@ from typing import Any, TextIO
 from ovi.errors import OviError, one_line
 from ovi.progress import Silent
 from ovi.training.job import Job
+from ovi.training.place import Place
 from ovi.training.stopping import Stopping
 
 
@@ -67,9 +68,8 @@ def main() -> int:
     with Stopping() as stopping:
         try:
             from ovi.training import loop
-            from ovi.training.engine import Place
 
-            place = Place(task["rank"], task["ranks"], Path(task["meeting"]))
+            place = Place(task["rank"], task["ranks"], Path(task["meeting"]), task["rank"])
             first = place.rank == 0
             progress, run = (Relay(stream, to) if first else Mute() for to in ("progress", "run"))
             result = loop.train(Job.from_json(task["job"]), place, progress, run, stopping)
@@ -78,7 +78,7 @@ def main() -> int:
             return error.exit_code
         except Exception as error:
             traceback.print_exc()
-            say(stream, crash=f"{type(error).__name__}: {one_line(error)}", lost_peer=_lost_peer(error))
+            say(stream, crash=f"{type(error).__name__}: {one_line(error)}", lost_peer=lost_peer(error))
             return 1
         if first:
             say(stream, done=result)
@@ -90,7 +90,7 @@ def _end_with_the_parent() -> None:
     os._exit(1)
 
 
-def _lost_peer(error: Exception) -> bool:
+def lost_peer(error: Exception) -> bool:
     """Whether a collective failed because another rank was gone: the reason is to be found over there."""
     return any(word in str(error) for word in ("Connection closed by peer", "Connection reset", "gloo", "NCCL"))
 

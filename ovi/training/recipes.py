@@ -7,10 +7,10 @@ Try it: `python -c "from ovi.training.recipes import RECIPES; print(RECIPES['fus
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ovi.config import FusionStage, Lora, Settings, Stage, VideoStage
+from ovi.config import AudioStage, FusionStage, Lora, Settings, Stage, VideoStage
 from ovi.errors import ConfigError
 
 ALL = r".*"
@@ -58,6 +58,11 @@ class Recipe:
             return {"video": stage.video_weight, "audio": stage.audio_weight}
         return dict.fromkeys(self.modalities, 1.0)
 
+    def packs(self, settings: Settings) -> bool:
+        """Whether sounds are laid one after another instead of padded."""
+        stage = self.settings(settings)
+        return isinstance(stage, AudioStage) and stage.pack
+
     def first_frame_share(self, settings: Settings) -> float:
         stage = self.settings(settings)
         return stage.first_frame_share if isinstance(stage, (VideoStage, FusionStage)) else 0.0
@@ -81,17 +86,38 @@ def get(stage: str, settings: Settings) -> Recipe:
         raise ConfigError(f"{stage}: no such training stage; there are {', '.join(RECIPES)}")
     asked = RECIPES[stage].settings(settings)
     ranks = training.ranks if training.engine == "deepspeed" else 1
-    if asked.batch % (ranks * asked.accumulate):
+    _check_sequence(RECIPES[stage], settings, ranks)
+    if asked.batch % (ranks // training.sequence * asked.accumulate):
+        over = f" / sequence={training.sequence}" if training.sequence > 1 else ""
         times = f" times accumulate={asked.accumulate}" if asked.accumulate > 1 else ""
-        raise ConfigError(f"training.{stage}.batch: {asked.batch} is not a multiple of training.ranks={ranks}{times}")
-    if training.engine == "deepspeed":
-        if training.zero_stage == 3:
-            raise ConfigError("training.zero_stage: 3 has no checkpoints that any number of ranks can read; use 1 or 2")
-        if training.zero_stage == 1 and training.precision == "bf16" and asked.accumulate > 1:
-            raise ConfigError(
-                f"training.zero_stage: 1 adds the gradients of training.{stage}.accumulate={asked.accumulate} parts "
-                "up in bf16, which loses some; use 2"
-            )
+        raise ConfigError(
+            f"training.{stage}.batch: {asked.batch} is not a multiple of training.ranks={ranks}{over}{times}"
+        )
+    in_bf16 = training.engine == "deepspeed" and training.precision == "bf16"
+    if in_bf16 and training.zero_stage == 1 and asked.accumulate > 1:
+        raise ConfigError(
+            f"training.zero_stage: 1 adds the gradients of training.{stage}.accumulate={asked.accumulate} parts "
+            "up in bf16, which loses some; use 2"
+        )
     if len(RECIPES[stage].modalities) == 1 and RECIPES[stage].settings(settings).sample_clips:
         raise ConfigError(f"training.{stage}.sample_clips: one tower alone makes no clips; set it for training.fusion")
+    if isinstance(asked, FusionStage) and asked.joint:
+        if asked.source or training.lora:
+            raise ConfigError("training.fusion.joint: trains everything from scratch; set source and lora to null")
+        return replace(RECIPES[stage], parents=(), trains=ALL)
     return RECIPES[stage]
+
+
+def _check_sequence(recipe: Recipe, settings: Settings, ranks: int) -> None:
+    """Ranks that share a sample need equal shares of its heads, and samples that are not packed."""
+    together, heads = settings.training.sequence, settings.model.heads
+    if heads % together or ranks % together:
+        allowed = [n for n in range(1, heads + 1) if heads % n == 0 and ranks % n == 0]
+        raise ConfigError(
+            f"training.sequence: {together} does not divide model.heads={heads} and the {ranks} rank(s); "
+            f"use one of {', '.join(map(str, allowed))}"
+        )
+    if together > 1 and recipe.packs(settings):
+        raise ConfigError(
+            f"training.sequence: {together} ranks cannot share packed clips; set training.{recipe.stage}.pack=false"
+        )

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from ovi.training.batches import Batch, Chances, assemble
-from ovi.training.engine import Engine
 from ovi.training.latents import Pool
 from ovi.training.objective import losses
 from ovi.training.order import Draws
+from ovi.training.state import Engine
 
 CLIPS = 32
 TIMES = (0.125, 0.375, 0.625, 0.875)  # midpoints of four equal parts of [0, 1]
@@ -30,8 +30,10 @@ Losses = dict[str, float | None]  # by modality; None where no clip counts
 
 
 class Validation:
-    def __init__(self, pool: Pool, modalities: Sequence[str], seed: int, empty: Tensor, device: torch.device) -> None:
-        self._modalities = modalities
+    def __init__(self, pool: Pool, modalities: Sequence[str], seed: int, empty: Tensor, device: torch.device,
+                 together: int = 1) -> None:  # fmt: skip
+        """`together` ranks at a time share the tokens of each sample, see ovi/models/team.py."""
+        self._modalities, self._together = modalities, together
         self._chunks: list[list[int]] = []
         chosen = np.unique(np.linspace(0, len(pool) - 1, min(CLIPS, len(pool))).round().astype(int))
         shapes = sorted({str(pool.shapes[index]["video"]) for index in chosen})
@@ -72,11 +74,15 @@ class Validation:
         if not batches:
             return dict.fromkeys(modalities, None)
         table = torch.zeros(len(TIMES) * len(batches), len(modalities), dtype=torch.float64)
-        for row in range(engine.rank, len(table), engine.ranks):
-            batch = batches[row // len(TIMES)]
-            batch = replace(batch, t=torch.full_like(batch.t, TIMES[row % len(TIMES)]))
+        teams, (team, member) = engine.ranks // self._together, divmod(engine.rank, self._together)
+        for turn in range(math.ceil(len(table) / teams)):
+            row = turn * teams + team
+            mine = min(row, len(table) - 1)  # under ZeRO 3 ranks need each other in every pass: none sits one out
+            batch = batches[mine // len(TIMES)]
+            batch = replace(batch, t=torch.full_like(batch.t, TIMES[mine % len(TIMES)]))
             found = _shuffled(engine, batch) if shuffle else losses(engine.module, batch)
-            table[row] = torch.stack([found[name].double().sum() for name in modalities]).cpu()
+            if row == mine and member == 0:
+                table[row] = torch.stack([found[name].double().sum() for name in modalities]).cpu()
         clips = len(TIMES) * sum(len(batch.t) for batch in batches)
         sums = engine.total(table).sum(0)
         return {name: float(value) / clips for name, value in zip(modalities, sums, strict=True)}
@@ -87,5 +93,8 @@ def _shuffled(engine: Engine, batch: Batch) -> dict[str, Tensor]:
     audio, noise = (x if x is None else x.roll(1, 0) for x in (batch.audio, batch.audio_noise))
     lens = None if batch.audio_lens is None else batch.audio_lens.roll(1, 0)
     mixed = replace(batch, audio=audio, audio_noise=noise, audio_lens=lens)
-    texts = {"audio_text": batch.text.roll(1, 0), "audio_text_lens": batch.text_lens.roll(1, 0)}
+    text, text_lens = batch.audio_text, batch.audio_text_lens
+    if text is None or text_lens is None:
+        text, text_lens = batch.text, batch.text_lens
+    texts = {"audio_text": text.roll(1, 0), "audio_text_lens": text_lens.roll(1, 0)}
     return losses(engine.module, mixed, **texts)

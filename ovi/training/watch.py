@@ -90,7 +90,7 @@ class Workload:
             found["video"] = math.prod(n // patch for n, patch in zip(grid, self._patch, strict=True))
         if "audio" in self._modalities:
             found["audio"] = (shapes["audio"] or [0])[0]
-        return {**found, "text": min(self._text_len, (shapes["text"] or [0])[0] + 1)}
+        return {**found, "text": min(self._text_len, (shapes["text"] or [0, 0])[-2] + 1)}
 
     def of(self, shapes: Shapes) -> flops.Work:
         found = self.tokens(shapes)

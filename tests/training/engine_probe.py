@@ -1,6 +1,7 @@
-"""What test_engine.py runs in rank processes: `python -m tests.training.engine_probe RANK RANKS MEETING OUT`.
+"""What test_engine.py runs in rank processes: `python -m tests.training.engine_probe RANK RANKS MEETING OUT [STATE]`.
 
-One DeepSpeed import for all cases. Writes OUT/<case>.safetensors (weights and moments) and OUT/losses.json.
+One DeepSpeed import for all cases. Writes OUT/<case>-<moment>.safetensors (weights and moments) and OUT/losses.json.
+With STATE, a file that other ranks wrote after six steps, only continues from it, with every ZeRO stage.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ovi import config
@@ -82,36 +84,84 @@ def save(state: engines.State, path: Path) -> None:
     save_file({name: x.detach().contiguous() for name, x in tensors.items()} | {"step": torch.tensor(state.step)}, path)
 
 
-def main(rank: int, ranks: int, meeting: Path, out: Path) -> None:
+def load(path: Path) -> engines.State:
+    tensors = load_file(path)
+    parts = {
+        kind: {n.removeprefix(f"{kind}."): x for n, x in tensors.items() if n.startswith(f"{kind}.")}
+        for kind in ("weights", "ema", *engines.MOMENTS)
+    }
+    weights, ema = parts.pop("weights"), parts.pop("ema")
+    return engines.State(int(tensors["step"]), weights, parts, ema)
+
+
+def main(rank: int, ranks: int, meeting: Path, out: Path, start: Path | None = None) -> None:
     torch.set_num_threads(1)
     place = engines.Place(rank, ranks, meeting)
-    losses = {}
+    losses = _continued(place, start) if start else _straight(place, out)
+    if rank == 0:
+        (out / "losses.json").write_text(json.dumps(losses))
+    torch.distributed.destroy_process_group()
+
+
+def _straight(place: engines.Place, out: Path) -> dict[str, Any]:
+    losses: dict[str, Any] = {}
     for case, values in {
-        "zero1": {"zero_stage": 1}, "zero2": {"zero_stage": 2}, "bf16": {"zero_stage": 2, "precision": "bf16"},
+        "zero1": {"zero_stage": 1}, "zero2": {"zero_stage": 2}, "zero3": {"zero_stage": 3},
+        "bf16": {"zero_stage": 2, "precision": "bf16"}, "bf16-3": {"zero_stage": 3, "precision": "bf16"},
     }.items():  # fmt: skip
         set_up = training(**values)
         straight = engines.make(Toy(), set_up, STAGE, place)
-        start = straight.state()
+        states = {"start": straight.state()}
         losses[case] = run(straight, 0, 1)
-        first = straight.state()
+        states["first"] = straight.state()
         losses[case] += run(straight, 1, 6)
-        middle = straight.state()
+        states["middle"] = straight.state()
         losses[case] += run(straight, 6, 20)
         resumed = engines.make(Toy(), set_up, STAGE, place)
-        resumed.restore(middle)
+        resumed.restore(states["middle"])
         losses[f"{case}-resumed"] = run(resumed, 6, 20)
-        states = {"start": start, "first": first, "middle": middle, "end": straight.state(), "resumed": resumed.state()}
-        for name, state in states.items():
-            if rank == 0:
+        states |= {"end": straight.state(), "resumed": resumed.state()}
+        resumed.use_mean()
+        states["mean"] = resumed.state()
+        losses[f"{case}-mean"] = [float(resumed.forward(batch(0, 0, 1)[0]).sum())]
+        frozen = resumed.frozen()
+        if place.rank == 0:
+            for name, state in states.items():
                 save(state, out / f"{case}-{name}.safetensors")
-    for case, values in {"parts1": {"zero_stage": 1}, "parts2": {"zero_stage": 2}}.items():
+            save_file(frozen, out / f"{case}-frozen.safetensors")
+    for case, values in {"parts1": {"zero_stage": 1}, "parts2": {"zero_stage": 2}, "parts3": {"zero_stage": 3}}.items():
         losses[case] = watched(engines.make(Toy(), training(**values), IN_PARTS, place), 0, 20, 2)
     bf16 = training(zero_stage=2, precision="bf16")
     losses["parts-bf16"] = watched(engines.make(Toy(), bf16, IN_PARTS, place), 0, 20, 2)
-    if rank == 0:
-        (out / "losses.json").write_text(json.dumps(losses))
-    straight.close()
+    losses["told"] = [straight.tell({"rank": place.rank, "text": "\u00e4" * place.rank}), straight.tell(None)]
+    losses["diverged"] = _diverged(place)
+    return losses
+
+
+def _diverged(place: engines.Place) -> list[str]:
+    """What each stage says of a gradient that is not finite in one rank only, and whether it goes on as before."""
+    said = []
+    for zero in (1, 2, 3):
+        engine = engines.make(Toy(), training(zero_stage=zero), STAGE, place)
+        rows = run(engine, 0, 1)
+        bad = torch.full((4, 7), torch.inf if place.rank else 1.0)
+        try:
+            engine.step([engine.forward(bad).mean()], STAGE.lr)
+            said.append("nothing")
+        except engines.Diverged as error:
+            said.append(f"{error}")
+        said.append(json.dumps(rows + run(engine, 1, 3)))
+    return said
+
+
+def _continued(place: engines.Place, start: Path) -> dict[str, Any]:
+    losses = {}
+    for zero in (1, 2, 3):
+        engine = engines.make(Toy(), training(zero_stage=zero), STAGE, place)
+        engine.restore(load(start) if place.rank == 0 else engines.State(0, {}, {}))
+        losses[f"zero{zero}"] = run(engine, 6, 20)
+    return losses
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]))
+    main(int(sys.argv[1]), int(sys.argv[2]), *map(Path, sys.argv[3:]))

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from ovi.errors import OviError
-from ovi.training.checkpoint import Checkpoint, Checkpoints
-from ovi.training.engine import MOMENTS, State
+from ovi.training.checkpoint import Checkpoint
+from ovi.training.state import MOMENTS, State
+from ovi.training.store import Checkpoints
 
 KEY = {"settings": "a", "data": "b"}
 
@@ -90,6 +91,24 @@ def test_a_damaged_checkpoint_is_passed_over(store: Checkpoints, tmp_path: Path,
     assert same(found, checkpoint(5))
     assert len(notes) == 1
     assert "step-000010 is damaged" in notes[0]
+
+
+def test_a_damaged_checkpoint_does_not_outlive_a_good_one(tmp_path: Path) -> None:
+    """Only one is kept, and the newest is damaged: what is written after the one before it is an older step."""
+    notes: list[str] = []
+    store = Checkpoints(tmp_path / "fusion", KEY, 1, notes.append, str(tmp_path / "copies"))
+    for step in (5, 10):
+        store.save(checkpoint(step))
+        store.close()
+    for place in ("fusion", "copies"):
+        flip(tmp_path / place / "step-000010/weights.safetensors")
+    assert store.newest() is None
+    store.save(checkpoint(7))
+    store.close()
+    for other in (store, Checkpoints(tmp_path / "other", KEY, 1, notes.append, str(tmp_path / "copies"))):
+        found = other.newest()
+        assert found is not None
+        assert same(found, checkpoint(7))
 
 
 def test_no_bit_of_a_checkpoint_can_change_unseen(store: Checkpoints, tmp_path: Path, notes: list[str]) -> None:

@@ -53,13 +53,27 @@ def test_other_latents_change_the_key(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "stage", "line"),
     [
-        ("training.engine=deepspeed training.zero_stage=3", "video_backbone", "zero_stage: 3 has no checkpoints"),
         (
             "training.engine=deepspeed training.ranks=3",
             "video_backbone",
             "batch: 4 is not a multiple of training.ranks=3",
         ),
         ("training.video_backbone.sample_clips=1", "video_backbone", "one tower alone makes no clips"),
+        (
+            "training.engine=deepspeed training.ranks=6 training.sequence=3",
+            "video_backbone",
+            r"sequence: 3 does not divide model.heads=2 and the 6 rank\(s\); use one of 1, 2$",
+        ),
+        (
+            "training.engine=deepspeed training.ranks=6 training.sequence=2",
+            "video_backbone",
+            r"batch: 4 is not a multiple of training.ranks=6 / sequence=2$",
+        ),
+        (
+            "training.engine=deepspeed training.ranks=2 training.sequence=2 training.audio_pretrain.pack=true",
+            "audio_pretrain",
+            "cannot share packed clips; set training.audio_pretrain.pack=false",
+        ),
         ("seed=0", "distil", "distil: no such training stage"),
     ],
 )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,8 +18,10 @@ import pytest
 from mlflow import MlflowClient
 
 from ovi import storage
-from ovi.training import rank
+from ovi.progress import Silent
+from ovi.training import loop, rank
 from ovi.training.job import Job
+from ovi.training.place import Place
 from tests.training import made
 
 pytestmark = pytest.mark.e2e  # seven starts of DeepSpeed and MLflow
@@ -41,8 +45,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Started:
     """A running stage. What it started is remembered, so that what it leaves behind is seen."""
 
-    def __init__(self, folder: Path, *sets: str) -> None:
-        command = [sys.executable, "-m", "tests.training.run_stage", STAGE, str(folder), *SETS, *sets]
+    def __init__(self, folder: Path, *sets: str, stage: str = STAGE) -> None:
+        command = [sys.executable, "-m", "tests.training.run_stage", stage, str(folder), *SETS, *sets]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.ranks: list[psutil.Process] = []
         self.events: list[dict[str, object]] = []
@@ -139,6 +143,76 @@ def test_the_tracking_has_one_run_with_every_point_once(folder: Path, stopped: d
     metrics = storage.read_json(folder / "models" / STAGE / "metrics.json")
     points = [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, "loss")]
     assert points == [(point["step"], point["loss"]) for point in metrics["curve"] if point["loss"] is not None]
+
+
+@pytest.fixture(scope="module")
+def towers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the fusion stage starts from, trained for a step in one process."""
+    folder = tmp_path_factory.mktemp("towers")
+    made.latents(folder / "latents")
+    made.codec(folder / "models" / "codec", made.settings())
+    for stage in made.STAGES[:3]:
+        job = Job.make(stage, made.settings(steps=1), folder / "latents", folder / "models", folder / "checkpoints")
+        loop.train(job, Place(), Silent(), rank.Mute(), lambda: False)
+    return folder
+
+
+def test_fusion_is_the_same_under_every_zero_stage(towers: Path, tmp_path: Path) -> None:
+    """In fp32, with frozen weights and half of the blocks computed twice."""
+    digests = []
+    for zero in (1, 3):
+        folder = tmp_path / f"zero{zero}"
+        shutil.copytree(towers, folder)
+        sets = ["training.fusion.steps=6", f"training.zero_stage={zero}", "training.recompute=1",
+                "training.fusion.ema=0.9", "training.fusion.validate_every=3"]  # fmt: skip
+        code, stderr = Started(folder, *sets, stage="fusion").end()
+        assert code == 0, stderr
+        digests.append(storage.sha256_folder(folder / "models/fusion"))
+        digests.append(storage.sha256_folder(folder / "checkpoints/fusion/step-000006"))
+    assert digests[:2] == digests[2:]
+
+
+def node(folder: Path, number: int, port: int, *command: str) -> subprocess.Popen[str]:
+    """One of two machines with a rank each, as far as the ranks can tell."""
+    where = {"NNODES": "2", "NPROC_PER_NODE": "1", "NODE_RANK": f"{number}", "MASTER_ADDR": "127.0.0.1"}
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PET_MASTER_PORT": str(port)}
+    return subprocess.Popen(
+        [sys.executable, *command, "-m", "tests.training.run_stage", STAGE, str(folder), *SETS],
+        env={**environment, **{f"PET_{name}": value for name, value in where.items()}},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_two_machines_stop_together_and_go_on_under_torchrun(straight: Path, tmp_path: Path) -> None:
+    """One of them is asked to stop, under `ovi launch`; both save and say so. torchrun then ends what they began."""
+    (tmp_path / "latents").symlink_to(straight / "latents")
+    pod = ("-c", "import sys; from ovi.training.pod import launch; sys.exit(launch([sys.executable, *sys.argv[1:]]))")
+    nodes = [node(tmp_path, number, port, *pod) for port in [free_port()] for number in range(2)]
+    try:
+        assert nodes[0].stdout is not None
+        for line in nodes[0].stdout:
+            if at_step(45)(json.loads(line)):
+                break
+        nodes[1].send_signal(signal.SIGTERM)
+        said = [each.communicate(timeout=300)[1] for each in nodes]
+        assert [each.returncode for each in nodes] == [75, 75], said
+        assert all("which is saved; run it again" in words for words in said)
+        nodes = [
+            node(tmp_path, number, port, "-m", "torch.distributed.run") for port in [free_port()] for number in (0, 1)
+        ]
+        said = [each.communicate(timeout=300)[1] for each in nodes]
+        assert [each.returncode for each in nodes] == [0, 0], said
+    finally:
+        for each in nodes:
+            each.kill()
+            each.communicate()
+    assert storage.sha256_folder(tmp_path / "models" / STAGE) == storage.sha256_folder(straight / "models" / STAGE)
 
 
 def test_a_stop_before_the_first_step_ends_at_once(folder: Path, tmp_path: Path) -> None:

@@ -155,6 +155,19 @@ def test_stopped_and_continued_gives_the_same_bytes(trained: Path, tmp_path: Pat
     )
 
 
+def test_an_empty_machine_goes_on_from_the_copies(trained: Path, tmp_path: Path, bucket: str) -> None:
+    mirror, notes = f"training.mirror={bucket}/checkpoints", Notes()
+    with pytest.raises(Preempted):
+        train(link(tmp_path / "one", trained / "latents"), "video_backbone", mirror, stop_after=3)
+    other = link(tmp_path / "other", trained / "latents")
+    train(other, "video_backbone", mirror, notes=notes)
+    assert notes.notes == ["video_backbone: continuing after step 3 of 6"]
+    assert storage.sha256_folder(other / "models/video_backbone") == storage.sha256_folder(
+        trained / "models/video_backbone"
+    )
+    assert "step-000006" in {address.split("/")[-2] for address in storage.list_files(f"{bucket}/checkpoints")}
+
+
 def test_changed_settings_start_anew_and_say_so(trained: Path, tmp_path: Path) -> None:
     again = link(tmp_path, trained / "latents")
     train(again, "video_backbone")
@@ -345,7 +358,7 @@ def test_a_training_that_always_diverges_is_given_up(
     folder, notes = link(tmp_path, trained / "latents"), Notes()
     with pytest.raises(Preempted):
         train(folder, "video_backbone", stop_after=3)
-    monkeypatch.setattr(loop.engines, "_check", refuse)
+    monkeypatch.setattr(loop.engines, "check", refuse)
     with pytest.raises(OviError, match="step 4: the gradient is not finite: training diverged; lower the learning"):
         train(folder, "video_backbone", notes=notes)
     assert sum("leaving out" in note for note in notes.notes) == 3
@@ -386,3 +399,18 @@ def test_without_fusion_no_tower_hears_the_other(trained: Path, tmp_path: Path) 
     assert not any(after[name].any() for name in after if "v_fusion" in name)
     name = "video_model.blocks.0.self_attn.q.weight"
     assert not torch.equal(after[name], tensors(trained, "video_backbone")[name])
+
+
+def test_packed_sounds_train_as_padded_ones(tmp_path: Path) -> None:
+    """The same losses and weights, however many parts a batch is computed in."""
+    made.latents(tmp_path / "latents")
+    found = {}
+    for name, sets in {"padded": (), "packed": ("pack=true",), "in parts": ("pack=true", "accumulate=2")}.items():
+        folder = link(tmp_path / name, tmp_path / "latents")
+        metrics = train(folder, "audio_pretrain", *(f"training.audio_pretrain.{word}" for word in sets))
+        found[name] = metrics["curve"][-1]["loss"], tensors(folder, "audio_pretrain")
+    loss, weights = found.pop("padded")
+    for mine, learned in found.values():
+        assert mine == pytest.approx(loss, rel=1e-5)
+        for key, weight in weights.items():
+            torch.testing.assert_close(learned[key], weight, atol=1e-4, rtol=1e-4)

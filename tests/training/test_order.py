@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovi.training.order import Draws, Order, permutation
+from ovi.training.order import Draws, Order, dealt, permutation
 
 GROUPS = st.lists(st.sampled_from(["32x32", "48x32", "32x48"]), min_size=1, max_size=40)
 
@@ -37,6 +37,15 @@ def test_a_visit_sees_every_sample_once_before_the_next(n: int, seed: int, batch
         part = row[visit * n : (visit + 1) * n]
         assert {pick.index for pick in part} == set(range(n))
         assert {pick.visit for pick in part} == {visit}
+
+
+@given(st.lists(st.integers(1, 400), min_size=1, max_size=60), st.integers(1, 8))
+def test_hands_hold_everything_once_and_are_nearly_equal(sizes: list[int], hands: int) -> None:
+    found = dealt(sizes, hands)
+    assert sorted(place for hand in found for place in hand) == list(range(len(sizes)))
+    sums = [sum(sizes[place] for place in hand) for hand in found]
+    assert max(sums) - min(sums) <= max(sizes)
+    assert dealt([1] * len(sizes), hands) == [list(range(hand, len(sizes), hands)) for hand in range(hands)]
 
 
 def test_visits_and_seeds_differ() -> None:

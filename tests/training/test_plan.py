@@ -41,7 +41,8 @@ def test_the_paper_s_fusion_is_planned_as_it_is_known() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "billions", "tokens"), [("video_backbone", 5.0, 15_004), ("audio_pretrain", 5.528, 375)]
+    ("stage", "billions", "tokens"),
+    [("video_backbone", 5.0, 15_004), ("audio_pretrain", 5.528, 203), ("audio_finetune", 5.528, 157)],
 )
 def test_a_tower_alone_counts_without_fusion(stage: str, billions: float, tokens: int) -> None:
     found = plan(stage, paper("model.layers=30"))
@@ -49,15 +50,21 @@ def test_a_tower_alone_counts_without_fusion(stage: str, billions: float, tokens
     assert next(iter(found.tokens.values())) == tokens
 
 
+def test_padded_sounds_are_planned_for_the_longest_and_packed_ones_for_the_mean() -> None:
+    packed, padded = (plan("audio_pretrain", paper(f"training.audio_pretrain.pack={pack}")) for pack in (True, False))
+    assert (packed.tokens["audio"], padded.tokens["audio"]) == (203, 375)
+    assert padded.gpu_hours == pytest.approx(1343, rel=0.02)  # of 12 s each, at 40 % MFU
+
+
 def test_what_does_not_fit_is_refused_with_the_nearest_that_does() -> None:
     with pytest.raises(ConfigError) as caught:
-        plan("audio_pretrain", paper("training.audio_pretrain.accumulate=6"))
+        plan("audio_pretrain", paper("training.audio_pretrain.accumulate=3"))
     line = str(caught.value)
     assert "training.audio_pretrain: needs" in line
     assert "GiB on each of 8 h200, which have 139.8; the nearest that fits" in line
     sets = [word for word in line.rpartition(": ")[2].split() if word != "--set"]
     assert "training.ranks=8" in sets
-    assert plan("audio_pretrain", paper(*sets)).layout.accumulate > 6
+    assert plan("audio_pretrain", paper(*sets)).layout.accumulate > 3
     with pytest.raises(ConfigError, match=r"each of 1 h100, .* --set training\.ranks=4 --set training\.zero_stage=2 "):
         plan("audio_pretrain", paper("training.ranks=1", "training.audio_pretrain.accumulate=2880"), "h100")
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -36,8 +38,13 @@ class Alone:
     """One of several ranks, asked for its share."""
 
     def __init__(self, engine: engines.Engine, rank: int, ranks: int) -> None:
-        self.module, self.rank, self.ranks = engine.module, rank, ranks
+        self.network, self.rank, self.ranks = engine.module, rank, ranks
         self.shares: list[torch.Tensor] = []
+        self.passes = 0
+
+    def module(self, *inputs: Any, **named: Any) -> Any:
+        self.passes += 1
+        return self.network(*inputs, **named)
 
     def total(self, values: torch.Tensor) -> torch.Tensor:
         self.shares.append(values.clone())
@@ -53,6 +60,7 @@ def test_ranks_share_the_work_and_add_up(parts: tuple[Validation, engines.Engine
     for member in members:
         validation.losses(member)  # type: ignore[arg-type]
     assert torch.equal(sum(member.shares[0] for member in members), whole.shares[0])
+    assert {member.passes for member in members} == {-(-whole.passes // ranks)}  # under ZeRO 3 no rank may sit one out
 
 
 def test_a_shuffled_partner_is_heard(parts: tuple[Validation, engines.Engine]) -> None:
