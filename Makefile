@@ -13,13 +13,13 @@ export DVC_NO_ANALYTICS := 1
 export BENTOML_DO_NOT_TRACK := True
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test lint ui learn bench-serving install clean help
+.PHONY: demo test lint ui platform learn bench-serving install clean help
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/ -/'
 
-demo: $(READY)   ## raw video to a served clip on two CPU cores; SOURCE=DIR uses your own files
-	@$(BIN)/ovi demo --profile $(PROFILE) $(if $(SOURCE),--set 'corpus.source=$(abspath $(SOURCE))')
+demo: $(READY)   ## raw video to a served clip on two CPU cores; SOURCE=DIR (or s3://...) uses your own files
+	@$(BIN)/ovi demo --profile $(PROFILE) $(if $(SOURCE),--set 'corpus.source=$(if $(findstring ://,$(SOURCE)),$(SOURCE),$(abspath $(SOURCE)))')
 
 test: lint       ## formatting, types, import rules, then every test
 	@$(BIN)/pytest
@@ -31,6 +31,9 @@ lint: $(READY)
 
 ui: $(READY)     ## the MLflow and Prefect pages of this clone, until Ctrl-C
 	@$(BIN)/ovi ui
+
+platform: $(READY)  ## those pages and a worker that runs what prefect.yaml deploys, until Ctrl-C
+	@$(BIN)/ovi platform
 
 bench-serving: $(READY)  ## does the service keep its promises (half an hour; ARGS=--long for the long soak)
 	@$(BIN)/python -m benchmarks.serving $(ARGS)

@@ -79,19 +79,18 @@ class Workspace:
 
 
 def source_files(folder: str | None) -> dict[str, Any]:
-    """{"folder", "files": [[name, bytes, time]]} of the user's files; none is read. ConfigError when there are none."""
+    """{"folder", "files": [[name, bytes, version]]} of the user's, none of which is read. ConfigError without any."""
     if folder is None:
         return {"folder": None, "files": []}
-    root = Path(folder).expanduser()
-    if not root.is_dir():
+    root = folder if storage.is_remote(folder) else str(Path(folder).expanduser())
+    if not storage.is_remote(root) and not Path(root).is_dir():
         raise ConfigError(f"corpus.source: {folder}: no such folder; give the folder of your video and sound files")
-    files = [Path(name) for name in storage.list_files(root)]
+    files = storage.listing(root)
     if not files:
         raise ConfigError(
             f"corpus.source: {folder}: holds no files; put video or sound files there or name another folder"
         )
-    facts = [(path.relative_to(root).as_posix(), path.stat()) for path in files]
-    return {"folder": folder, "files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in facts]}
+    return {"folder": folder, "files": [[os.path.relpath(name, root), size, stamp] for name, size, stamp in files]}
 
 
 def _take(file: Any, root: Path) -> None:

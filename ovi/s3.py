@@ -2,7 +2,7 @@
 
 Settings come from the usual AWS_* variables (AWS_ENDPOINT_URL for MinIO and the like). Answers that may pass (500, 503,
 a cut connection) are asked for again, others become one line. It does not know what the bytes mean.
-Try it: `python -c "from ovi import s3; print(s3.names('s3://bucket/prefix'))"`.
+Try it: `python -c "from ovi import s3; print(s3.listing('s3://bucket/prefix'))"`.
 """
 
 from __future__ import annotations
@@ -80,12 +80,13 @@ def delete(address: str) -> None:
         client().delete_object(Bucket=bucket, Key=key)
 
 
-def names(address: str) -> list[str]:
-    """Addresses of all objects below the prefix, sorted."""
+def listing(address: str) -> list[tuple[str, int, str]]:
+    """(address, bytes, version) of all objects below the prefix, sorted."""
     bucket, prefix = split(address.rstrip("/") + "/")
     with explained(address):
         pages = client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        return sorted(f"s3://{bucket}/{item['Key']}" for page in pages for item in page.get("Contents", []))
+        found = [item for page in pages for item in page.get("Contents", [])]
+    return sorted((f"s3://{bucket}/{item['Key']}", int(item["Size"]), str(item["ETag"])) for item in found)
 
 
 def presigned(address: str, seconds: int, filename: str | None = None, content_type: str | None = None) -> str:

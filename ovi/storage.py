@@ -162,9 +162,15 @@ def presigned(address: str, seconds: int, filename: str | None = None, content_t
 
 def list_files(address: str | Path) -> list[str]:
     """Addresses of all files below a folder or prefix, sorted."""
+    return [name for name, *_ in listing(address)]
+
+
+def listing(address: str | Path) -> list[tuple[str, int, str]]:
+    """(address, bytes, version) of all files below a folder or prefix, sorted; a file that changes gets another."""
     if is_remote(address):
-        return s3.names(str(address))
-    return sorted(str(path) for path in Path(address).rglob("*") if path.is_file())
+        return s3.listing(str(address))
+    paths = sorted((str(path), path.stat()) for path in Path(address).rglob("*") if path.is_file())
+    return [(path, stat.st_size, str(stat.st_mtime_ns)) for path, stat in paths]
 
 
 def sha256(address: str | Path) -> str:

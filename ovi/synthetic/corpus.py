@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -74,7 +74,7 @@ def build(settings: Settings, out: Path, progress: Progress) -> dict[str, int]:
     """
     with storage.atomic_folder(out) as folder:
         if settings.corpus.source is not None:
-            lines = list(_listed(Path(settings.corpus.source), progress))
+            lines = list(_listed(settings.corpus.source, progress))
         else:
             lines = list(_rendered(settings, folder, progress))
         text = "".join(json.dumps(line, sort_keys=True) + "\n" for line in sorted(lines, key=lambda line: line["path"]))
@@ -175,29 +175,42 @@ def _sound(job: Job, clip: Clip, folder: Path) -> tuple[Path, dict[str, Any]]:
     return path, {"scene": job.what, "caption": track.caption, "events": track.events}
 
 
-def _listed(source: Path, progress: Progress) -> Iterator[dict[str, Any]]:
-    """Index lines with absolute paths of the media below `source`; a sidecar may name licence and provenance."""
-    if not source.is_dir():
-        raise OviError(f"corpus.source: {source} is not a folder; give a folder of video or audio files")
-    files = sorted(
-        path for path in source.resolve().rglob("*") if path.suffix.lower() in VIDEO | AUDIO and path.is_file()
-    )
+def _listed(source: str, progress: Progress) -> Iterator[dict[str, Any]]:
+    """Index lines with addresses of the media below `source`; a sidecar may name licence and provenance."""
+    if not storage.is_remote(source):
+        source = str(Path(source).expanduser().resolve())
+        if not Path(source).is_dir():
+            raise OviError(f"corpus.source: {source} is not a folder; give a folder of video or audio files")
+    names = storage.list_files(source)
+    files = [name for name in names if _ending(name) in VIDEO | AUDIO]
     if not files:
         raise OviError(f"corpus.source: {source} holds no video or audio files ({', '.join(sorted(VIDEO | AUDIO))})")
     progress.start("listing your files", len(files), "files")
-    for path in files:
-        try:
-            sidecar = json.loads(path.with_suffix(".json").read_text())
-        except (OSError, ValueError):
-            sidecar = None
-        said = sidecar if isinstance(sidecar, dict) else {}
+    sidecars = {name for name in names if _ending(name) == ".json"}
+    for name in files:
+        said = _said(name.removesuffix(PurePosixPath(name).suffix) + ".json", sidecars)
         licence, provenance = (str(said.get(key, UNKNOWN)) for key in ("licence", "provenance"))
-        yield _line(path, str(path), "av" if path.suffix.lower() in VIDEO else "audio", licence, provenance)
+        yield _line(name, name, "av" if _ending(name) in VIDEO else "audio", licence, provenance)
         progress.advance()
 
 
-def _line(path: Path, name: str, kind: str, licence: str, provenance: str) -> dict[str, Any]:
+def _ending(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
+
+
+def _said(name: str, sidecars: Set[str]) -> dict[str, Any]:
+    """What a sidecar says; one that is damaged says nothing."""
+    if name not in sidecars:
+        return {}
+    try:
+        said = json.loads(storage.read_bytes(name))
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _line(path: str | Path, name: str, kind: str, licence: str, provenance: str) -> dict[str, Any]:
     return {
-        "path": name, "sha256": storage.sha256(path), "bytes": path.stat().st_size, "kind": kind,
+        "path": name, "sha256": storage.sha256(path), "bytes": storage.size(path), "kind": kind,
         "licence": licence, "provenance": provenance,
     }  # fmt: skip

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flows.workspace import SETTINGS, SOURCE, Workspace, source_files
-from ovi import config
+from ovi import config, storage
 from ovi.errors import ConfigError, OviError
 from tests.flows import toy
 
@@ -83,6 +83,16 @@ def test_the_listing_knows_names_sizes_and_times(tmp_path: Path) -> None:
     listing = source_files(str(tmp_path))
     assert [entry[:2] for entry in listing["files"]] == [["a.wav", 1], ["b/x.mp4", 5]]
     assert source_files(None) == {"folder": None, "files": []}
+
+
+def test_a_bucket_is_listed_alike_and_a_new_version_is_noticed(bucket: str) -> None:
+    storage.write_bytes(f"{bucket}/mine/b/x.mp4", b"12345")
+    listing = source_files(f"{bucket}/mine")
+    assert [entry[:2] for entry in listing["files"]] == [["b/x.mp4", 5]]
+    storage.write_bytes(f"{bucket}/mine/b/x.mp4", b"54321")
+    assert source_files(f"{bucket}/mine") != listing
+    with pytest.raises(ConfigError, match="holds no files"):
+        source_files(f"{bucket}/none")
 
 
 def test_outside_a_clone_is_one_line(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from fractions import Fraction
@@ -169,6 +170,23 @@ def test_what_cannot_be_built(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(OviError, match="holds no video or audio"):
         build(settings(source=str(tmp_path / "empty")), tmp_path / "out", Silent())
+
     with pytest.raises(ConfigError, match="'piano' is unknown"):
         build(settings(scenes={"piano": 1}), tmp_path / "out", Silent())
     assert not (tmp_path / "out").exists()
+
+
+def test_a_bucket_is_listed_with_what_its_sidecars_say(bucket: str, tmp_path: Path) -> None:
+    storage.write_bytes(f"{bucket}/mine/b/film.MP4", b"12345")
+    storage.write_json(f"{bucket}/mine/b/film.json", {"licence": "CC0-1.0"})
+    storage.write_bytes(f"{bucket}/mine/song.wav", b"123")
+    storage.write_bytes(f"{bucket}/mine/song.json", b"{")
+    storage.write_bytes(f"{bucket}/mine/notes.txt", b"1")
+    assert build(settings(source=f"{bucket}/mine"), tmp_path / "out", Silent()) == {"av": 1, "audio": 1, "bytes": 8}
+    lines = index(tmp_path / "out")
+    assert [(line["path"], line["kind"], line["licence"]) for line in lines] == [
+        (f"{bucket}/mine/b/film.MP4", "av", "CC0-1.0"), (f"{bucket}/mine/song.wav", "audio", "unknown"),
+    ]  # fmt: skip
+    assert lines[0]["sha256"] == hashlib.sha256(b"12345").hexdigest()
+    with pytest.raises(OviError, match="holds no video or audio files"):
+        build(settings(source=f"{bucket}/none"), tmp_path / "none", Silent())
