@@ -11,10 +11,12 @@ from dataclasses import replace
 from ovi.evaluation import levels, scores, watching
 from ovi.evaluation.metric import NONE, Identity
 from ovi.media.audio import HALF_WIDTH
-from ovi.perception import asr, clap, motion, panns, syncnet, vggish
+from ovi.perception import aesthetic, asr, clap, motion, panns, syncnet, vggish
 
 RESAMPLER = f"polyphase, Kaiser 8, {HALF_WIDTH} zero crossings"  # ovi.media.audio
 CENTRED = "mean of the channels, less its mean, before resampling"
+LOOK_S = 0.5  # between pictures that CLIP sees
+FLOW_S = 1 / 8  # between pictures whose flow counts for the dynamic degree
 SETS = "all generated clips against all reference clips"
 PAIRS = "each generated clip against the reference of its prompt"
 UTTERANCES = "each generated clip against the speech of its prompt"
@@ -56,15 +58,26 @@ METRICS = {
     "silence_share": Identity("share of silence", protocol=f"stretches of 0.1 s below {levels.SILENT_DB:g} dB"),
     "clipping_share": Identity("share of clipped samples", protocol=f"magnitude from {levels.FULL} on"),
     "bandwidth_hz": Identity("bandwidth in Hz", protocol=f"{levels.INSIDE:.0%} of the energy lies below"),
-    "dynamic_degree": Identity("dynamic degree", "raft-things", protocol="VBench"),
+    "dynamic_degree_raft": Identity(
+        "share of clips with fast motion", "raft", protocol=f"VBench; every {FLOW_S:g} s"
+    ),
+    "aesthetic_clip_vit_l14": Identity(
+        "aesthetic score, 1 to 10", aesthetic.METHOD, protocol=f"mean of a picture every {LOOK_S:g} s"
+    ),
+    "consistency_clip_vit_l14": Identity(
+        "consistency of pictures", "clip-vit-l14",
+        protocol=f"VBench's formula over a picture every {LOOK_S:g} s; 1 = frozen",
+    ),
 }  # fmt: skip
-
-
-PAPER = {  # Table 2, Ovi's audio tower
-    "fd_panns_cnn14_16k": 18.03, "fd_vggish": 5.02, "is_panns_cnn14_16k": 11.20, "clap_laion_htsat": 0.224,
-    "wer_f5_tts": 0.035,
-}  # fmt: skip
-HIGHER = ("is_panns_cnn14_16k", "clap_laion_htsat", "lse_c", "av_align", "javis_imagebind", "motion_smoothness")
+HIGHER = (
+    "is_panns_cnn14_16k",
+    "clap_laion_htsat",
+    "lse_c",
+    "av_align",
+    "javis_imagebind",
+    "motion_smoothness",
+    "aesthetic_clip_vit_l14",
+)
 LOWER = ("fd_panns_cnn14_16k", "fd_vggish", "kl_panns_cnn14_16k", "wer_seed_tts", "wer_f5_tts", "wer_whisper", "lse_d",
          "desync_synchformer", "clipping_share")  # fmt: skip
 
@@ -74,6 +87,10 @@ def better(name: str) -> int:
     return (name in HIGHER) - (name in LOWER)
 
 
-def identity(name: str, weights: str = NONE) -> Identity:
-    """That of one of METRICS with the sha256 of its network's file. Raises KeyError for another name."""
-    return replace(METRICS[name], weights=weights)
+def identity(name: str, weights: str = NONE, also: str = "") -> Identity:
+    """That of one of METRICS with the sha256 of its network's file, and what a benchmark adds to its protocol.
+
+    Raises KeyError for another name.
+    """
+    known = METRICS[name]
+    return replace(known, weights=weights, protocol=f"{known.protocol}; {also}" if also else known.protocol)

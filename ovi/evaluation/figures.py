@@ -156,7 +156,7 @@ def interval(value: float, low: float, high: float, marks: dict[str, float], kin
 
 def spans(rows: Sequence[Span], width: float = WIDE) -> str:
     """A line a value: its interval as a bar, single values as thin ticks; each row spans what it shows, not zero."""
-    label, step = 250.0, 44.0
+    label, step = 310.0, 44.0
     parts = []
     for index, row in enumerate(rows):
         y = 20 + index * step
@@ -173,6 +173,28 @@ def spans(rows: Sequence[Span], width: float = WIDE) -> str:
         parts += [text(axis(end), y + 17, number(end), "tick", "middle") for end in dict.fromkeys((row.low, row.high))]
         parts.append(text(axis.end + 12, y + 4, fixed(row.value), "value"))
     return svg(width, 12 + step * len(rows), parts)
+
+
+def changes(rows: Sequence[Span], width: float = WIDE) -> str:
+    """A line a change with its interval, all on one axis with a mark at none."""
+    label, step = 310.0, 34.0
+    ends = [end for row in rows for end in (row.low, row.high, row.value)]
+    axis = Axis(*padded(min(0.0, *ends), max(0.0, *ends)), label, width - 90)
+    bottom = 14 + step * len(rows)
+    parts = []
+    for tick in ticks(axis.low, axis.high, 5):
+        parts.append(f'<path class="grid" d="M{axis(tick):.1f} 4V{bottom}"/>')
+        parts.append(text(axis(tick), bottom + 15, number(tick), "tick", "middle"))
+    parts.append(f'<path class="axis" d="M{axis(0):.1f} 4V{bottom}"/>')
+    for index, row in enumerate(rows):
+        y = 22 + index * step
+        parts.append(text(label - 14, y + 4, row.label, "name", "end"))
+        parts.append(
+            f'<path class="span video" d="M{axis(row.low):.1f} {y}H{max(axis(row.high), axis(row.low) + 1):.1f}"/>'
+        )
+        parts.append(f'<circle class="fill video ring" cx="{axis(row.value):.1f}" cy="{y}" r="6"/>')
+        parts.append(text(axis.end + 12, y + 4, number(row.value), "value"))
+    return svg(width, bottom + 24, parts)
 
 
 def envelope(audio: NDArray[np.floating], columns: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -14,6 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from ovi.perception.aesthetic import EMBEDDING, SIDE, Aesthetic, Head
 from ovi.perception.asr import Recogniser
 from ovi.perception.clap import Clap
 
@@ -51,6 +52,15 @@ def clap() -> Clap:
         },
     )  # fmt: skip
     return Clap(filled(ClapModel(config)), tokenizer)
+
+
+def aesthetic() -> Aesthetic:
+    """A small CLIP under a head of the released size."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    config = CLIPVisionConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+                              image_size=SIDE, patch_size=56, projection_dim=EMBEDDING)  # fmt: skip
+    return filled(Aesthetic(CLIPVisionModelWithProjection(config), Head()))
 
 
 def recogniser() -> Recogniser:

@@ -10,9 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ovi.errors import OviError, one_line
 from ovi.evaluation import catalogue, intervals
 from ovi.evaluation.evidence import Evidence, Frechet, Mean
@@ -20,19 +17,9 @@ from ovi.evaluation.intervals import Interval
 from ovi.evaluation.metric import NONE, Score
 from ovi.evaluation.networks import FORMULA, NOT_COMPARABLE
 from ovi.evaluation.results import NOT_APPLICABLE, Results
+from ovi.evaluation.take import Take
 
 Value = TypeVar("Value")
-
-
-@dataclass(frozen=True)
-class Take:
-    """A generated clip: its name, the prompt it was made for, and the real clip that the prompt was written for."""
-
-    name: str
-    caption: str
-    partner: str
-    frames: NDArray[np.uint8]  # [T, H, W, 3]
-    audio: NDArray[np.float32]  # [N], mono
 
 
 @dataclass(frozen=True)
@@ -80,10 +67,11 @@ class Measured:
 
 @dataclass(frozen=True)
 class How:
-    """How sure to be told: the seed, and how many draws."""
+    """How sure to be told: the seed, and how many draws; and what a benchmark does otherwise, for the identities."""
 
     seed: int
     draws: int
+    protocol: str = ""
 
 
 def each(takes: Sequence[Take], compute: Callable[[Take], Value]) -> tuple[dict[str, Value], dict[str, str]]:
@@ -113,7 +101,7 @@ def of(
     weights: str = NONE,
 ) -> Measured:  # fmt: skip
     """A figure of `clips`, some of `takes`, with its interval where it has one."""
-    identity = catalogue.identity(name, weights)
+    identity = catalogue.identity(name, weights, how.protocol)
     if not clips:
         first = next(iter(failed.values()), None)
         reason = f"no clip could be scored; the first: {first}" if first else f"{NOT_APPLICABLE}there are no clips"

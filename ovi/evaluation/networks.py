@@ -18,7 +18,7 @@ from ovi.config import Evaluation
 from ovi.diffusion.machine import default_device
 from ovi.evaluation import formula
 from ovi.evaluation.results import NOT_APPLICABLE
-from ovi.perception import asr, clap, panns, syncnet, vggish
+from ovi.perception import aesthetic, asr, clap, panns, raft, syncnet, vggish
 
 FORMULA = "filled by a formula"
 NOT_COMPARABLE = "not comparable: its network is filled by a formula, not trained"
@@ -62,6 +62,8 @@ class Networks:
             "panns": lambda: formula.filled(panns.Cnn14()),
             "vggish": lambda: formula.filled(vggish.VGGish()),
             "syncnet": lambda: formula.filled(syncnet.SyncNet()),
+            "raft": lambda: formula.filled(raft.Raft(raft.SMALL)),
+            "aesthetic": formula.aesthetic,
             "clap": formula.clap,
             "whisper": formula.recogniser,
         }
@@ -73,8 +75,11 @@ class Networks:
             "panns": lambda: panns.load(path, device),
             "vggish": lambda: vggish.load(path, device),
             "syncnet": lambda: syncnet.load(path, device),
+            "raft": lambda: raft.load(path, device),
+            "aesthetic": lambda: aesthetic.load(self._files["clip"], path, device),
             "clap": lambda: clap.load(path, self._files["clap_tokenizer"], device),
             "whisper": lambda: asr.load(path, device),
         }
         network = readers[name]()
-        return Opened(network, storage.sha256_folder(path) if path.is_dir() else storage.sha256(path))
+        own = storage.sha256_folder(path) if path.is_dir() else storage.sha256(path)
+        return Opened(network, f"{storage.sha256_folder(self._files['clip'])}+{own}" if name == "aesthetic" else own)

@@ -51,7 +51,18 @@ def key(kind: str, label: str) -> str:
 def table(head: list[str], rows: list[list[str]]) -> str:
     """Plain text cells; the second column is figures."""
     cells = "".join(_row("td", row) for row in rows)
-    return f"<table><thead>{_row('th', head)}</thead><tbody>{cells}</tbody></table>"
+    return f'<div class="wide"><table><thead>{_row("th", head)}</thead><tbody>{cells}</tbody></table></div>'
+
+
+def figures_table(head: list[str], rows: list[list[str]], own: bool = True) -> str:
+    """A name and then figures; with `own` the first row is the one the others are read beside."""
+    lines = "".join(
+        f'<tr{" class=own" if own and at == 0 else ""}><th>{escape(name)}</th>'
+        + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
+        for at, (name, *cells) in enumerate(rows)
+    )  # fmt: skip
+    return (f'<div class="wide"><table class="figures"><thead>{_row("th", head)}</thead><tbody>{lines}</tbody></table>'
+            "</div>")  # fmt: skip
 
 
 def sorting_table(

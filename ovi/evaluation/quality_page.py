@@ -31,7 +31,7 @@ def metrics(about: Mapping[str, Any]) -> str:
     strange = [name for name, one in there.items() if not one["comparable"]]
     warning = page.words(f"{STRANGE}: {', '.join(strange)}. {WARNING}", "bad") if strange else ""
     drawn = figures.spans([_span(name, one, about["clips"]) for name, one in there.items()])
-    head = ["metric", "value", "95 % interval", "n", "failed", "paper", "identity"]
+    head = ["metric", "value", "95 % interval", "n", "failed", "identity"]
     listed = page.table(head, [_row(name, one) for name, one in there.items()])
     return page.section("Metrics", page.words(TEXT), warning, page.card("All clips", "", drawn), listed)
 
@@ -73,8 +73,7 @@ def _row(name: str, one: Mapping[str, Any]) -> list[str]:
     if one["at_infinity"] is not None:
         sure += f"; {number(one['at_infinity'])} with infinitely many"
     value = number(one["value"]) if one["comparable"] else f"{number(one['value'])} ({STRANGE})"
-    paper = "" if one["paper"] is None else number(one["paper"])
-    return [name, value, sure, str(one["n"]), str(one["n_failed"]), paper, one["hash"]]
+    return [name, value, sure, str(one["n"]), str(one["n_failed"]), one["hash"]]
 
 
 def _sorted(column: list[float | None]) -> list[int]:

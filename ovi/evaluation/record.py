@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from safetensors import SafetensorError
@@ -21,10 +21,31 @@ from ovi.evaluation import catalogue
 from ovi.evaluation.evidence import Evidence, Frechet, Inception, Mean
 from ovi.evaluation.measured import Measured
 from ovi.evaluation.results import rounded
-from ovi.evaluation.samples import Prompt
 
 REPORT, EVIDENCE = "report.json", "evidence.safetensors"
 SEPARATOR = ":"  # between a metric's name and its part, e.g. fd_vggish:features
+
+
+class Asked(Protocol):
+    """What a clip was made for."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def scene(self) -> str | None:
+        """The kind of clip, or the part of a benchmark."""
+
+    @property
+    def caption(self) -> str: ...
+
+    @property
+    def seed(self) -> int | None:
+        """None: not known."""
+
+    @property
+    def clip_id(self) -> str:
+        """The real clip that the caption was written for, "" where there is none."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +64,7 @@ class Record:
         return {clip["name"]: clip["caption"] for clip in self.about["clips"]}
 
 
-def write(out: Path, about: Mapping[str, Any], asked: Sequence[Prompt], found: Sequence[Measured]) -> dict[str, Any]:
+def write(out: Path, about: Mapping[str, Any], asked: Sequence[Asked], found: Sequence[Measured]) -> dict[str, Any]:
     """Both files into `out`; `about`: what was evaluated, in JSON's terms. What report.json then holds."""
     metrics = {one.name: _told(one) for one in found}
     clips = [
@@ -85,7 +106,7 @@ def _told(one: Measured) -> dict[str, Any]:
     score = one.score
     return {
         "value": rounded(score.value), "n": score.n, "n_failed": score.n_failed, "reason": score.reason,
-        "comparable": one.comparable, "better": catalogue.better(one.name), "paper": catalogue.PAPER.get(one.name),
+        "comparable": one.comparable, "better": catalogue.better(one.name),
         "ci_low": rounded(one.interval.low) if one.interval else None,
         "ci_high": rounded(one.interval.high) if one.interval else None,
         "deviation": rounded(one.interval.deviation) if one.interval else None,

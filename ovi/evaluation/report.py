@@ -14,7 +14,7 @@ from typing import Any
 from ovi import storage
 from ovi.config import Settings
 from ovi.errors import OviError
-from ovi.evaluation import figures, page, pictures, quality_page
+from ovi.evaluation import figures, page, paper_page, pictures, quality_page, study_page
 from ovi.evaluation.figures import Bar, Line, Row, fixed, number
 from ovi.evaluation.learning import Curve
 from ovi.evaluation.results import Results
@@ -65,8 +65,9 @@ def build(
     return page.page("Ovi: evaluation", "\n".join([
         _head(facts), page.FRONT, _tiles(results, scenes),
         *(_sync(scene, results) for scene in scenes), _missing_scenes(facts, results, scenes),
-        quality_page.metrics(about), _learning(curves, results), _partners(results), _samples(samples),
-        quality_page.clips(about), _drawn(drawn), _all(results), _foot(facts),
+        quality_page.metrics(about), paper_page.tables(about), _learning(curves, results), _partners(results),
+        _samples(samples), quality_page.clips(about), _drawn(drawn), study_page.preferred(results),
+        everything(results), _foot(facts),
     ]))  # fmt: skip
 
 
@@ -110,6 +111,17 @@ def three(share: float) -> str:
 def change(drop: float) -> str:
     """A drop of 0.41 is shown as −41 %."""
     return ("−" if drop >= 0 else "+") + percent(abs(drop))
+
+
+def everything(results: Results) -> str:
+    """Every figure by name, after those that are null and why."""
+    figures_shown = [[name, _shown(results, name), results.notes.get(name, "")] for name in sorted(results.values)]
+    nulls = [[name, "null", results.reasons[name]] for name in sorted(results.reasons)]
+    text = f"{len(figures_shown)} figures; {len(nulls)} of them could not be computed and say why instead."
+    why = page.table(["could not be computed", "", "why"], nulls) if nulls else ""
+    listed = page.table(["figure", "value", ""], figures_shown)
+    full = f"<details><summary>All {len(figures_shown)} figures</summary>{listed}</details>"
+    return page.section("Everything that was measured", page.words(text), why, full)
 
 
 def _head(facts: Facts) -> str:
@@ -255,16 +267,6 @@ def _samples(samples: Sequence[Sample]) -> str:
 def _drawn(drawn: Mapping[str, bytes]) -> str:
     cards = "".join(page.card(FIGURES[name], "", page.image(png, FIGURES[name])) for name, png in drawn.items())
     return page.section("Figures of the paper", f'<div class="stack">{cards}</div>') if cards else ""
-
-
-def _all(results: Results) -> str:
-    figures_shown = [[name, _shown(results, name), results.notes.get(name, "")] for name in sorted(results.values)]
-    nulls = [[name, "null", results.reasons[name]] for name in sorted(results.reasons)]
-    text = f"{len(figures_shown)} figures; {len(nulls)} of them could not be computed and say why instead."
-    why = page.table(["could not be computed", "", "why"], nulls) if nulls else ""
-    listed = page.table(["figure", "value", ""], figures_shown)
-    full = f"<details><summary>All {len(figures_shown)} figures</summary>{listed}</details>"
-    return page.section("Everything that was measured", page.words(text), why, full)
 
 
 def _foot(facts: Facts) -> str:

@@ -14,14 +14,14 @@ import torch
 from ovi import storage
 from ovi.config import Settings
 from ovi.diffusion.sampler import Clip, Sampler
-from ovi.evaluation import learning, paper_figures, pictures, quality, record, report, samples, sync
-from ovi.evaluation.listening import Heard
-from ovi.evaluation.measured import How, Measured, Take
+from ovi.evaluation import learning, logbook, paper_figures, pictures, quality, record, report, samples, sync
+from ovi.evaluation.measured import How, Measured
 from ovi.evaluation.networks import Networks
 from ovi.evaluation.report import Facts, Sample
 from ovi.evaluation.results import NOT_APPLICABLE, Results
 from ovi.evaluation.samples import Prompt, Row
 from ovi.evaluation.sync import SceneSync
+from ovi.evaluation.take import Made
 from ovi.media.encode import write_clip
 from ovi.models import folder
 from ovi.progress import Progress
@@ -49,10 +49,7 @@ def evaluate(
         run.log_params({"evaluation": settings.evaluation.model_dump(), "sampling": settings.sampling.model_dump()})
         with storage.atomic_folder(out) as folder_out:
             results, found = _evaluate(settings, model, clips, latents, models, folder_out, progress, figures, study)
-        run.log_metrics(results.values)
-        run.set_tags(_tags(found))
-        for name in ("report.html", record.REPORT, "metrics_reasons.json"):
-            run.log_file(out / name)
+        logbook.write(run, out, results, found)
     except BaseException:
         run.close("FAILED")
         raise
@@ -89,6 +86,10 @@ def _evaluate(
     facts = Facts(settings, folder.digest(model), len(rows), _splits(rows))
     about = record.write(out, {"model": facts.digest, "profile": settings.profile, "seed": settings.seed}, asked, found)
     cards = _samples(settings, asked, generated, scenes, out / "samples", progress)
+    if sampler:
+        results.set("rope/ridge_correlation", paper_figures.ridge_correlation(sampler))
+    else:
+        results.null("rope/ridge_correlation", f"{NOT_APPLICABLE}no clip was asked for, so no model was opened")
     drawn = paper_figures.draw(sampler, settings, study, results, progress) if sampler and with_figures else {}
     for name, png in drawn.items():
         storage.write_bytes(out / "figures" / f"{name}.png", png)
@@ -103,24 +104,19 @@ def _measure(
     results: Results,
 ) -> list[Measured]:  # fmt: skip
     """The metrics of the catalogue over all generated clips."""
+    fps, rate = settings.clip.fps, settings.clip.sample_rate
     takes = [
-        Take(prompt.name, prompt.caption, prompt.clip_id, clip.frames, clip.audio)
+        Made(prompt.name, prompt.caption, prompt.clip_id, clip.frames, clip.audio, fps, rate)
         for prompt, clip in zip(asked, generated, strict=True)
     ]
     networks = Networks(settings.evaluation)
     real = samples.real_sounds(clips, rows) if networks.need_reference and takes else {}
-    heard = Heard(real, settings.clip.fps, settings.clip.sample_rate)
-    found = quality.measure(takes, heard, networks, How(settings.seed, settings.evaluation.draws))
+    reference = {name: (sound, rate) for name, sound in real.items()}
+    how = How(settings.seed, settings.evaluation.draws)
+    found = quality.measure(takes, reference, networks, how, settings.evaluation.outputs)
     for one in found:
         one.write(results)
     return found
-
-
-def _tags(found: Sequence[Measured]) -> dict[str, str]:
-    """Identities of the metrics for MLflow, and which of them are comparable with nothing."""
-    tags = {f"ovi.identity.{one.name}": one.score.identity.hash for one in found if one.score.value is not None}
-    strangers = [one.name for one in found if one.score.value is not None and not one.comparable]
-    return tags | ({"ovi.not_comparable": f"not comparable: {', '.join(strangers)}"} if strangers else {})
 
 
 def _score(

@@ -68,6 +68,16 @@ def cosines(one: Values, other: Values) -> Array:
     return np.where(length > 0, (left * right).sum(axis=-1) / np.where(length > 0, length, 1), 0)
 
 
+def consistency(points: Values) -> float:
+    """VBench's consistency of a clip from its pictures' points [T, D]: how alike each is to the first and to the one
+    before, negative cosines as zero. 1 = they never change. Raises OviError for fewer than two pictures.
+    """
+    if len(points) < 2:
+        raise OviError("consistency needs two pictures, there are fewer")
+    alike = [cosines(points[1:], other).clip(0) for other in (points[:1], points[:-1])]
+    return float(np.mean(alike))
+
+
 def kernel_distance(one: Values, other: Values, subsets: int = 100, size: int = 1000) -> tuple[float, float]:
     """Mean and standard deviation over subsets of the unbiased squared MMD (Bińkowski et al., 2018) of [n, d], [m, d].
 
@@ -102,6 +112,16 @@ def av_align(sound_s: Values, picture_s: Values, fps: float) -> float:
     near = np.abs(np.subtract.outer(sound_s, picture_s)) < 1 / fps
     matched = int(near.any(axis=1).sum())
     return matched / (len(sound_s) + len(picture_s) - matched)
+
+
+def av_align_both_ways(sound_s: Values, picture_s: Values, fps: float, reach: int) -> float:
+    """AV-Align as JavisBench's text has it: the share of peaks, heard or seen, with one of the other kind at most
+    `reach` frames away. Raises OviError where there is no peak at all.
+    """
+    if not len(sound_s) + len(picture_s):
+        raise OviError("AV-Align needs a peak in the sound or in the picture, there is none")
+    near = np.abs(np.subtract.outer(sound_s, picture_s)) <= reach / fps * (1 + 1e-9)
+    return int(near.any(axis=1).sum() + near.any(axis=0).sum()) / (len(sound_s) + len(picture_s))
 
 
 def javis(alike: Values) -> float:

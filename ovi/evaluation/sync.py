@@ -112,9 +112,11 @@ def judge(
 
 
 def absent(scene: str, reason: str, results: Results) -> None:
-    """All figures of a scene null for one reason."""
+    """All figures of a scene null for one reason, but how many clips they are of."""
     for figure in FIGURES:
         results.null(f"sync/{scene}/{figure}", reason)
+    for count in ("n", "n_failed"):
+        results.set(f"sync/{scene}/{count}", 0)
 
 
 def _judge_real(name: str, real: Pairs, results: Results) -> float | None:

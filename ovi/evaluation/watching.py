@@ -39,12 +39,17 @@ def smoothness(frames: Picture) -> float:
     return float(1 - np.abs(exact[1:-1] - (exact[:-2] + exact[2:]) / 2).mean(dtype=np.float64) / 255)
 
 
-def av_align(frames: Picture, audio: Sound, fps: int, rate: int) -> float:
+def av_align(frames: Picture, audio: Sound, fps: float, rate: int) -> float:
     """`scores.av_align` of frames uint8 [T, H, W, 3] and mono sound. Raises OviError where neither has a peak."""
-    return scores.av_align(_heard(audio, rate), scores.local_maxima(_flow(frames), fps), fps)
+    return scores.av_align(*peaks(frames, audio, fps, rate), fps)
 
 
-def lips(network: SyncNet, frames: Picture, audio: Sound, fps: int, rate: int) -> LipSync:
+def peaks(frames: Picture, audio: Sound, fps: float, rate: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(times of the sound's onsets, times of the maxima of the mean flow) in s."""
+    return _heard(audio, rate), scores.local_maxima(_flow(frames), fps)
+
+
+def lips(network: SyncNet, frames: Picture, audio: Sound, fps: float, rate: int) -> LipSync:
     """Lip sync of a speaker in the middle of the picture. Raises OviError for a clip of less than 0.24 s."""
     height, width = frames.shape[1:3]
     side = min(height, width)

@@ -14,14 +14,15 @@ from ovi.errors import OviError
 from ovi.evaluation import comparison, measured, record
 from ovi.evaluation.comparison import compare, holm
 from ovi.evaluation.evidence import Frechet, Inception, Mean
-from ovi.evaluation.measured import How, Take
+from ovi.evaluation.measured import How
 from ovi.evaluation.record import Record
 from ovi.evaluation.samples import Prompt
+from ovi.evaluation.take import Made
 
 EMPTY = np.zeros(0)
 CLIPS = 40
 NAMES = [f"blink_{at:02d}" for at in range(CLIPS)]
-TAKES = [Take(name, f"caption {at // 2}", "r", EMPTY, EMPTY) for at, name in enumerate(NAMES)]  # two of each prompt
+TAKES = [Made(name, f"caption {at // 2}", "r", EMPTY, EMPTY) for at, name in enumerate(NAMES)]  # two of each prompt
 ASKED = [Prompt("blink", at, take.caption, at, "r") for at, take in enumerate(TAKES)]
 REFERENCE = np.random.default_rng(99).normal(size=(50, 4))
 

@@ -68,11 +68,17 @@ def test_figures_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         {"first": "ovi", "second": "other", "rate": 0.7, "interval": [0.6, 0.8]},
         {"first": "ovi", "second": "third", "rate": None, "interval": None},
     ]} for name in ("audio", "video")}}  # fmt: skip
+    study |= {
+        "metrics": {"study/audio/ovi_over_other/rate": 0.7, "study/audio/ovi_over_third/rate": None},
+        "reasons": {"study/audio/ovi_over_third/rate": "nobody was asked"},
+    }
     storage.write_json(tmp_path / "study.json", study)
     sampler = Sampler.open(tmp_path / "model", chosen.runtime)
     results = Results()
     drawn = paper_figures.draw(sampler, chosen, tmp_path / "study.json", results, Silent())
     assert set(drawn) == {"rope_affinity", "attention", "win_rates"}
+    assert results.values["study/audio/ovi_over_other/rate"] == 0.7
+    assert results.reasons["study/audio/ovi_over_third/rate"] == "nobody was asked"
     for png in drawn.values():
         opened(png)
     for scene in ("blink", "bounce"):

@@ -13,24 +13,27 @@ from ovi.config import Evaluation
 from ovi.config import Networks as Files
 from ovi.errors import OviError
 from ovi.evaluation import catalogue, formula, quality, record
-from ovi.evaluation.listening import Heard, text
-from ovi.evaluation.measured import How, Measured, Take
+from ovi.evaluation.listening import Real
+from ovi.evaluation.measured import How, Measured
 from ovi.evaluation.networks import NOT_COMPARABLE, Networks
 from ovi.evaluation.results import Results
 from ovi.evaluation.samples import Prompt
-from ovi.perception import panns
+from ovi.evaluation.take import Made, said, told
+from ovi.perception import panns, raft
 from ovi.synthetic.scenes import render
 
+GIVEN = ("synchformer", "imagebind-huge")  # networks that are not here
+NETWORKS = ("panns", "vggish", "clap", "whisper", "syncnet", "clip", "raft", *GIVEN)
 FRAMES, RATE = 27, 16_000  # 1.12 s: a little more than VGGish needs
 
 
-def takes(count: int = 10) -> tuple[list[Take], Heard]:
+def takes(count: int = 10) -> tuple[list[Made], dict[str, Real]]:
     made, real = [], {}
     for at in range(count):
         shot = render("mouth" if at in (0, 4, 8) else "bounce", at, frames=FRAMES, size=(32, 32))
-        made.append(Take(f"clip_{at:02d}", shot.caption, f"real {at}", shot.frames, shot.audio))
-        real[f"real {at}"] = render("bounce", 100 + at, frames=FRAMES, size=(16, 16)).audio
-    return made, Heard(real, 24, RATE)
+        made.append(Made(f"clip_{at:02d}", shot.caption, f"real {at}", shot.frames, shot.audio))
+        real[f"real {at}"] = render("bounce", 100 + at, frames=FRAMES, size=(16, 16)).audio, RATE
+    return made, real
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +43,7 @@ def measured() -> dict[str, Measured]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(panns, "CHANNELS", (4, 4, 8, 8, 16, 16))
         patch.setattr(panns, "FEATURES", 16)
+        patch.setattr(raft.Raft.forward, "__defaults__", (1,))
         return measure(Evaluation(formula_networks=True))
 
 
@@ -53,14 +57,18 @@ def test_with_formula_networks_all_is_measured_and_nothing_is_comparable(measure
     results = Results()
     for one in measured.values():
         one.write(results)
-    assert [one.name for one in measured.values() if one.score.value is None] == []
+    assert [name for name, one in measured.items() if one.score.value is None] == [
+        "desync_synchformer", "javis_imagebind",
+    ]  # fmt: skip
     networks = [
         name
         for name in measured
-        if catalogue.METRICS[name].backbone not in ("none", "farneback-opencv", "opencv-dis-v1")
+        if catalogue.METRICS[name].backbone not in ("none", "farneback-opencv", "opencv-dis-v1", *GIVEN)
     ]
-    assert len(networks) == 10
+    assert len(networks) == 13
     for name, one in measured.items():
+        if catalogue.METRICS[name].backbone in GIVEN:
+            continue
         assert one.comparable == (name not in networks)
         assert results.notes.get(name) == (NOT_COMPARABLE if name in networks else None)
         assert one.score.n + one.score.n_failed == (3 if name.startswith(("wer", "lse")) else 10)
@@ -82,24 +90,24 @@ def test_equal_clips_give_equal_figures(measured: dict[str, Measured]) -> None:
 def test_without_networks_their_figures_are_null_and_the_others_are_there() -> None:
     found = measure(Evaluation(), 4)
     for name, one in found.items():
-        if catalogue.METRICS[name].backbone.startswith(("panns", "vggish", "clap", "whisper", "syncnet")):
+        if catalogue.METRICS[name].backbone.startswith(NETWORKS):
             assert one.score.value is None
-            assert one.score.reason.startswith("not applicable: no network is configured (evaluation.weights.")
+            assert one.score.reason.startswith("not applicable: ")
+            assert "(evaluation." in one.score.reason  # where to give it
         else:
             assert one.score.value is not None
 
 
 def test_a_clip_that_fails_is_counted_and_named() -> None:
-    made, heard = takes(4)
+    made, real = takes(4)
     silent = replace(made[1], audio=np.zeros_like(made[1].audio))
     found = {
-        one.name: one
-        for one in quality.measure([made[0], silent, *made[2:]], heard, Networks(Evaluation()), How(0, 50))
+        one.name: one for one in quality.measure([made[0], silent, *made[2:]], real, Networks(Evaluation()), How(0, 50))
     }
     loudness = found["loudness_lufs"]
     assert (loudness.score.n, loudness.score.n_failed) == (3, 1)
     assert "silent" in loudness.failed["clip_01"]
-    assert quality.measure([], heard, Networks(Evaluation(formula_networks=True)), How(0, 50))[0].score.value is None
+    assert quality.measure([], real, Networks(Evaluation(formula_networks=True)), How(0, 50))[0].score.value is None
 
 
 def test_a_missing_file_of_weights_is_one_line(tmp_path: Path) -> None:
@@ -108,9 +116,10 @@ def test_a_missing_file_of_weights_is_one_line(tmp_path: Path) -> None:
         measure(chosen, 3)
 
 
-def test_speech_of_a_prompt() -> None:
-    assert text("A man says <S>hello there<E>, then <S>bye<E>. <AUDCAP>Wind.<ENDAUDCAP>") == "hello there bye"
-    assert text("Rain. <AUDCAP>Rain.<ENDAUDCAP>") == ""
+def test_speech_and_sound_of_a_prompt() -> None:
+    spoken = "A man says <S>hello there<E>, then <S>bye<E>. <AUDCAP>Wind.<ENDAUDCAP>"
+    assert (said(spoken), told(spoken)) == ("hello there bye", "Wind.")
+    assert (said("Rain. <AUDCAP>Rain.<ENDAUDCAP>"), told("It <S>rains<E>.")) == ("", "It rains.")
 
 
 def test_a_record_is_stable_and_comes_back(tmp_path: Path, measured: dict[str, Measured]) -> None:
@@ -123,7 +132,8 @@ def test_a_record_is_stable_and_comes_back(tmp_path: Path, measured: dict[str, M
     back = record.read(tmp_path / "one")
     for name, one in measured.items():
         assert back.metric(name)["hash"] == one.score.identity.hash
-        assert back.evidence[name].exact() == pytest.approx(one.score.value, rel=1e-5)
+        if one.score.value is not None:
+            assert back.evidence[name].exact() == pytest.approx(one.score.value, rel=1e-5)
     assert back.about["clips"][0]["values"].keys() >= {"clap_laion_htsat", "wer_f5_tts"}
     (tmp_path / "one" / record.EVIDENCE).write_bytes(b"nothing")
     with pytest.raises(OviError, match="evaluate again"):

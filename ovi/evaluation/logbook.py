@@ -1,0 +1,31 @@
+"""What an evaluation tells MLflow: figures, identities of the metrics, which are comparable with nothing, files.
+
+It computes nothing. Try it: `ovi evaluate`, then `ovi ui`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ovi.evaluation import record
+from ovi.evaluation.measured import Measured
+from ovi.evaluation.results import Results
+from ovi.tracking import Run
+
+FILES = ("report.html", record.REPORT, "metrics_reasons.json")
+
+
+def write(run: Run, out: Path, results: Results, found: Sequence[Measured]) -> None:
+    """Log what `out` holds."""
+    run.log_metrics(results.values)
+    run.set_tags(_tags(found))
+    for name in FILES:
+        run.log_file(out / name)
+
+
+def _tags(found: Sequence[Measured]) -> dict[str, str]:
+    there = [one for one in found if one.score.value is not None]
+    tags = {f"ovi.identity.{one.name}": one.score.identity.hash for one in there}
+    strangers = [one.name for one in there if not one.comparable]
+    return tags | ({"ovi.not_comparable": f"not comparable: {', '.join(strangers)}"} if strangers else {})
