@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx
 import psutil
+from moto.server import ThreadedMotoServer
 
 from services.generation.launch import launch
 from tests.services import postgres
@@ -109,6 +110,23 @@ class Replica:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout=PATIENCE_S)
+
+
+@contextlib.contextmanager
+def bucket() -> Iterator[tuple[str, dict[str, str]]]:
+    """An S3 store of our own on loopback, in memory: the address of a bucket and the variables that lead there."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    leads = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }  # fmt: skip
+    try:
+        httpx.put(f"http://{host}:{port}/clips", trust_env=False).raise_for_status()
+        yield "s3://clips", leads
+    finally:
+        server.stop()
 
 
 @dataclass

@@ -1,8 +1,8 @@
 """Does the service keep its promises? Real processes, real HTTP, a tiny model; one PASS or FAIL line per bar.
 
 Overhead over the sampler alone, first event, a burst of creates, cancelling, equal bytes, equal keys, bad requests
-drawn from the served description and made by hand, kill -9 at random points on SQLite and on a PostgreSQL that two
-servers share, a drain, a soak. It looks at the service from outside: over HTTP, at its processes, at its folder.
+drawn from the served description and made by hand, kill -9 at random points on SQLite and on a PostgreSQL and a bucket
+that two servers share, a drain, a soak. It looks at the service from outside: over HTTP, at its processes and folder.
 Try it: `make bench-serving`, or `.venv/bin/python -m benchmarks.serving --only burst --only cancel`; `--long` soaks
 with 500 jobs; `--bento` serves the built Bento instead of the bare server.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 import random
 import statistics
 import subprocess
@@ -26,7 +27,7 @@ from typing import Any
 import httpx
 import psutil
 
-from benchmarks.replica import ROOT, Bars, Bench, Replica, wait
+from benchmarks.replica import ROOT, Bars, Bench, Replica, bucket, wait
 from ovi import storage
 from ovi.config import Settings
 from ovi.models.folder import ModelFolder
@@ -50,7 +51,11 @@ LONG = WORK | {"steps": 60}
 def overhead(bench: Bench) -> None:
     """The same clip by the sampler in this process and over HTTP, in turns, so that a slow moment meets both."""
     served = Served.read(bench.bundle)
-    making = Making(load_sampler(served, bench.bundle / "model", 1), served, ResultStore(bench.folder / "alone"))
+    making = Making(
+        load_sampler(served, bench.bundle / "model", 1),
+        served,
+        ResultStore(str(bench.folder / "alone"), bench.folder / "alone"),
+    )
     alone, asked, first = [], [], []
     with bench.replica("overhead") as server:
         server.finish(server.submit(WORK))
@@ -84,7 +89,7 @@ def _alone(making: Making, served: Served, body: dict[str, Any]) -> None:
     sampler, effective = making.sampler, resolve(VideoRequest(**body), served)
     *_, step = sampler.run(sampler.plan([request(effective)]))
     sound = sampler.sounds(step)[0]
-    path = making.results.path("video_" + "0" * 32)
+    path = making.results.made("video_" + "0" * 32, 1)
     write_clip(path, sampler.frames(step), served.fps, sound, served.sample_rate, width=effective["display_pixels"])
     storage.sha256(path)
 
@@ -232,22 +237,23 @@ def _by_hand(server: Replica) -> Iterator[int]:
 
 
 def kills(bench: Bench) -> None:
-    """kill -9 of a worker, of the server, of both, at random points; on SQLite and on a PostgreSQL with two servers."""
+    """kill -9 of a worker, of the server, of both, at random points; on SQLite, and on PostgreSQL and S3 with two."""
     with bench.replica("kill") as server:
         wanted = server.finish(server.submit(LONG))["sha256"]
         _kills(bench, "SQLite", [server], wanted)
     if reason := postgres.missing():
         bench.bars.check("kill -9 on PostgreSQL", False, reason)
         return
-    with postgres.postgres() as url:
-        shared = {places.DATABASE: url, places.RESULTS: str(bench.folder / "shared")}
+    with postgres.postgres() as url, bucket() as (clips, leads):
+        shared = {places.DATABASE: url, places.RESULTS: f"{clips}/shared"} | leads
         with bench.replica("a", **shared) as first, bench.replica("b", **shared) as second:
-            _kills(bench, "PostgreSQL, two servers", [first, second], wanted)
-            job = first.submit(WORK)
-            sizes = [
-                len(one.client.get(f"/v1/videos/{one.finish(job)['id']}/content").content) for one in (first, second)
-            ]
-            bench.bars.check("either server answers for a job", sizes[0] == sizes[1] > 0, sizes)
+            _kills(bench, "PostgreSQL and S3, two servers", [first, second], wanted)
+            done = second.finish(first.submit(WORK))
+            clips_of = [one.client.get(f"/v1/videos/{done['id']}/content").content for one in (first, second)]
+            same = all(hashlib.sha256(clip).hexdigest() == done["sha256"] for clip in clips_of)
+            bench.bars.check(
+                "either server answers for a job", same, f"{len(clips_of[0])} bytes from both, as promised"
+            )
 
 
 def _kills(bench: Bench, where: str, servers: list[Replica], wanted: str) -> None:

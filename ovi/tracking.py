@@ -8,16 +8,20 @@ Try it: `ovi ui`, then open the MLflow address.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ovi.config import Tracking
-from ovi.errors import OviError
+from ovi.errors import OviError, one_line
 
 EPOCH_MS = 1_700_000_000_000  # step s of every run is logged at EPOCH_MS + 1000 s: replays overwrite themselves
 FLUSH_POINTS = 500
+ENTRY_ATTEMPTS = 60  # at appending to a log that others append to
 
 
 class Run:
@@ -139,6 +143,51 @@ def get_alias(tracking: Tracking, name: str, alias: str) -> str | None:
         return None
 
 
+def append_entry(tracking: Tracking, log: str, values: dict[str, str]) -> int:
+    """Add an entry to an append-only log in the registry; its number. Writers at once get different numbers."""
+    from mlflow.exceptions import MlflowException
+
+    client = _client(tracking.uri)
+    for attempt in range(ENTRY_ATTEMPTS):
+        try:
+            with contextlib.suppress(MlflowException):  # it is there already
+                client.create_registered_model(log)
+            return int(client.create_model_version(log, source="log:entry", tags=values).version)
+        except MlflowException as error:  # two writers took one number, or the database was busy
+            if attempt == ENTRY_ATTEMPTS - 1:
+                raise OviError(f"tracking.uri: {tracking.uri}: {log} cannot be written ({one_line(error)})") from None
+            time.sleep(0.05 * random.random() * (attempt + 1))
+    raise AssertionError
+
+
+def read_entries(tracking: Tracking, log: str) -> list[tuple[int, dict[str, str]]]:
+    """(number, values) of a log in the registry, the oldest first; empty when there is none."""
+    return sorted((int(entry.version), dict(entry.tags)) for entry in _all_versions(tracking, log))
+
+
+def versions(tracking: Tracking, name: str) -> dict[str, dict[str, Any]]:
+    """Every registry version of a model: number -> {source, run_id, tags}."""
+    found = _all_versions(tracking, name)
+    return {str(v.version): {"source": v.source, "run_id": v.run_id, "tags": dict(v.tags)} for v in found}
+
+
+def find_runs(tracking: Tracking, where: str) -> list[dict[str, Any]]:
+    """Runs that match an MLflow filter, the newest first: {id, name, status, tags, params, metrics, datasets}."""
+    client = _client(tracking.uri)
+    experiment = client.get_experiment_by_name(tracking.experiment)
+    if experiment is None:
+        return []
+    runs = client.search_runs([experiment.experiment_id], filter_string=where, max_results=1000)
+    return [
+        {
+            "id": run.info.run_id, "name": run.info.run_name, "status": run.info.status, "tags": dict(run.data.tags),
+            "params": dict(run.data.params), "metrics": dict(run.data.metrics),
+            "datasets": {entry.dataset.name: entry.dataset.digest for entry in run.inputs.dataset_inputs},
+        }
+        for run in runs
+    ]  # fmt: skip
+
+
 def model_source(tracking: Tracking, uri: str) -> tuple[str, str]:
     """(address of the model folder, its digest) of a registry URI: models:/NAME@ALIAS or models:/NAME/VERSION.
 
@@ -166,6 +215,16 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         key = f"{prefix}.{name}" if prefix else str(name)
         flat.update(flatten(value, key) if isinstance(value, dict) else {key: value})
     return flat
+
+
+def _all_versions(tracking: Tracking, name: str) -> list[Any]:
+    client, found, token = _client(tracking.uri), [], None
+    while True:
+        page = client.search_model_versions(f"name='{name}'", max_results=1000, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
 
 
 @cache

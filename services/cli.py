@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from ovi import config
+from ovi import config, storage
 from ovi.cli import PARAMS, Json, Params, Profile, Sets
 from ovi.progress import reporter
 from services.study import cli as study
@@ -29,12 +29,13 @@ def package(
     promotion: Annotated[Path, typer.Option(help="File written by `ovi promote`.")] = Path("out/promotion.json"),
     model: Annotated[Path, typer.Option(help="The promoted model folder.")] = Path("models/fusion"),
     out: Annotated[Path, typer.Option(help="Folder to write.")] = PACKAGE,
+    weights: Annotated[str | None, typer.Option(help="Put the weights there (s3://...) instead.")] = None,
     params: Params = PARAMS, profile: Profile = None, sets: Sets = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Pack the promoted model and its service into a Bento."""
     from services.generation.package import package as run
 
-    run(config.load(params, profile, sets), promotion, model, out, reporter(as_json))
+    run(config.load(params, profile, sets), promotion, model, out, reporter(as_json), weights)
 
 
 @app.command(epilog="Example: ovi serve --package out/package --set service.port=3001")
@@ -48,12 +49,18 @@ def serve(
     from services.generation import places
     from services.generation.launch import launch
 
-    service = config.load(params, profile, sets).service
+    settings = config.load(params, profile, sets)
+    service = settings.service
     named = {
+        places.MODEL: service.model,
+        places.TRACKING: _absolute_database(settings.tracking.uri) if service.model else None,
         places.DATABASE: service.database,
         places.RESULTS: _absolute(service.results),
         places.KEYS: _absolute(service.keys),
         places.BUNDLE: _absolute(service.bundle),
+        places.POLICY: service.policy,
+        places.CERTIFICATE: _absolute(service.certificate),
+        places.CERTIFICATE_KEY: _absolute(service.certificate_key),
     }
     how = launch(package, state, service.host, service.port if port is None else port, named)
     typer.echo(f"{how.url}  (jobs and clips in {state})", err=True)
@@ -86,4 +93,10 @@ def clip(
 
 
 def _absolute(path: str | None) -> str | None:
-    return None if path is None else str(Path(path).absolute())
+    return path if path is None or storage.is_remote(path) else str(Path(path).absolute())
+
+
+def _absolute_database(uri: str) -> str:
+    """The same for a tracking store in a SQLite file."""
+    scheme, found, path = uri.partition("sqlite:///")
+    return f"sqlite:///{Path(path).absolute()}" if found and not scheme else uri

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
-from fastapi.responses import FileResponse, HTMLResponse, StreamingResponse
+from fastapi.responses import HTMLResponse, RedirectResponse, StreamingResponse
 
+from ovi import storage
 from ovi.diffusion.prompts import formatted, prompt_warnings
+from ovi.errors import OviError
 from services.generation import metrics, openapi, problems, wanted
 from services.generation.backend import Backend
+from services.generation.content import follow, serve
 from services.generation.jobs import FINAL
 from services.generation.keys import Caller
 from services.generation.problems import Problem
@@ -34,6 +37,8 @@ PAGE_POLICY = (
     "media-src 'self' blob:; frame-ancestors 'none'; form-action 'none'; base-uri 'none'"
 )
 MAX_WAIT_S = 50.0  # of a long poll; gateways give up at 60
+FOLLOW_S = 0.05  # between two looks at a clip that is being written
+LINK_S = 900  # how long a link to a clip in a bucket works
 CREATORS = 4  # threads for creating, so that those who look never wait behind them
 
 
@@ -81,15 +86,18 @@ Key = Annotated[
     Header(min_length=1, max_length=255, description="The same key and body give the same job, however often sent."),
 ]
 
+Trace = Annotated[str | None, Header(max_length=200, description="W3C trace context: the job's spans go below it.")]
+
 
 @router.post("/v1/videos", status_code=202, response_model=VideoJob, openapi_extra=wanted.OPENAPI)
 async def create(
-    request: Request, backend: Here, caller: Asking, response: Response, idempotency_key: Key = None
-) -> VideoJob:
+    request: Request, backend: Here, caller: Asking, response: Response, idempotency_key: Key = None,
+    traceparent: Trace = None,
+) -> VideoJob:  # fmt: skip
     """Puts a clip in the queue. 429 with Retry-After when the queue is full or the key's limits are reached."""
     posted = await wanted.read(request)
     limiter = request.app.state.creators
-    job = await to_thread.run_sync(backend.submit, posted, caller, idempotency_key, limiter=limiter)
+    job = await to_thread.run_sync(backend.submit, posted, caller, idempotency_key, traceparent, limiter=limiter)
     response.headers["Location"] = f"/v1/videos/{job.id}"
     return await to_thread.run_sync(backend.show, job)
 
@@ -98,7 +106,8 @@ async def create(
 async def validate(request: Request, backend: Here) -> dict[str, Any]:
     """What a request would run as, without running it: effective values, tokens, warnings, estimated seconds."""
     posted = await wanted.read(request)
-    effective, version, prompt = backend.resolve(posted), backend.served.version, posted.body.prompt
+    effective = await to_thread.run_sync(backend.resolve, posted)
+    version, prompt = backend.served.version, posted.body.prompt
     tokens = await to_thread.run_sync(backend.tokens.count, formatted(prompt, version) if version else prompt)
     limit = backend.tokens.limit
     return {
@@ -111,13 +120,13 @@ async def validate(request: Request, backend: Here) -> dict[str, Any]:
 
 @router.post("/v1/videos/sync", response_model=VideoJob, openapi_extra=wanted.OPENAPI)
 async def create_and_wait(
-    request: Request, backend: Here, caller: Asking, idempotency_key: Key = None,
+    request: Request, backend: Here, caller: Asking, idempotency_key: Key = None, traceparent: Trace = None,
     wait: Annotated[float, Query(gt=0, le=MAX_WAIT_S)] = MAX_WAIT_S,
 ) -> VideoJob:  # fmt: skip
     """The job once it has ended. 504 after `wait` seconds, and the job is cancelled."""
     posted = await wanted.read(request)
     limiter = request.app.state.creators
-    job = await to_thread.run_sync(backend.submit, posted, caller, idempotency_key, limiter=limiter)
+    job = await to_thread.run_sync(backend.submit, posted, caller, idempotency_key, traceparent, limiter=limiter)
     ended = await _ended(backend, job, wait)
     if ended is None or ended.status not in FINAL:
         await to_thread.run_sync(backend.jobs.cancel, job.id)
@@ -167,20 +176,36 @@ def events(
     return StreamingResponse(stream.events(job.id, after), media_type="text/event-stream", headers=headers)
 
 
-@router.get("/v1/videos/{video_id}/content", response_class=FileResponse)
-def content(
-    job: Known, backend: Here, variant: Literal["video", "audio", "thumbnail", "manifest"] = "video"
-) -> FileResponse:
+@router.get("/v1/videos/{video_id}/content", response_class=StreamingResponse, responses={206: {}, 304: {}, 307: {}})
+async def content(
+    job: Known, backend: Here, request: Request,
+    variant: Annotated[
+        Literal["video", "audio", "thumbnail", "manifest", "stream"],
+        Query(description="`stream`: the video, as a fragmented MP4 while its pictures are still being decoded."),
+    ] = "video",
+    link: Annotated[bool, Query(description="Where clips are in S3: 307 to a link that works for 15 minutes.")] = False,
+) -> Response:  # fmt: skip
     """The mp4, its sound alone, a picture of it, or where it comes from. Ranges are answered with their part."""
+    if variant == "stream":
+        growing, job = await _growing(backend, job)
+        if growing is not None:
+            return growing
+        variant = "video"
     if job.status not in FINAL:
-        raise Problem(409, "not_completed", f"the video is {job.status}; its content exists when it is completed")
-    path = backend.results.path(job.id, variant)
-    if job.status != "completed" or not path.is_file():
-        raise Problem(410, "no_content", f"the video is {job.status} and has no content")
-    headers = {"ETag": f'"{job.sha256}-{variant}"', "Cache-Control": "private, max-age=3600"}
-    return FileResponse(
-        path, media_type=VARIANTS[variant][1], filename=path.name, content_disposition_type="inline", headers=headers
-    )
+        raise _not_yet(job)
+    if job.status != "completed":
+        raise _no_content(job)
+    address, kind = backend.results.address(job.id, variant), VARIANTS[variant][1]
+    if link and backend.results.remote:
+        name = address.rpartition("/")[2]
+        url = await to_thread.run_sync(storage.presigned, address, LINK_S, name, kind)
+        return RedirectResponse(url, headers={"Cache-Control": "no-store"})
+    try:
+        return await serve(address, kind, f'"{job.sha256}-{variant}"', request.headers)
+    except OviError:
+        if await to_thread.run_sync(storage.exists, address):
+            raise
+        raise _no_content(job) from None
 
 
 @router.post("/v1/videos/{video_id}/cancel", response_model=VideoJob)
@@ -271,6 +296,40 @@ async def _ended(backend: Backend, job: Job, seconds: float) -> Job | None:
             return None
         current = fresh
     return current
+
+
+async def _growing(backend: Backend, job: Job) -> tuple[Response | None, Job]:
+    """The clip while it is written on this server; else the job when it has ended."""
+    deadline, attempt = time.monotonic() + MAX_WAIT_S, job.attempt
+
+    async def over() -> bool:
+        await backend.watch.change(job.id, (job.revision, None), FOLLOW_S)
+        fresh = await to_thread.run_sync(backend.jobs.get, job.id)
+        return fresh is None or (fresh.status, fresh.attempt) != ("in_progress", attempt) or backend.watch.closed
+
+    while job.status not in FINAL:
+        attempt = job.attempt
+        if job.step == job.steps:
+            with suppress(FileNotFoundError):
+                return follow(backend.results.live(job.id, job.attempt), "video/mp4", over), job
+        if time.monotonic() > deadline or backend.watch.closed:
+            raise _not_yet(job)
+        position = await to_thread.run_sync(backend.jobs.position, job)
+        await backend.watch.change(job.id, (job.revision, position), FOLLOW_S if job.step == job.steps else 5.0)
+        fresh = await to_thread.run_sync(backend.jobs.get, job.id)
+        if fresh is None:
+            raise _unknown()
+        job = fresh
+    return None, job
+
+
+def _not_yet(job: Job) -> Problem:
+    words = f"the video is {job.status}; its content exists when it is completed"
+    return Problem(409, "not_completed", words, headers={"Retry-After": "5"})
+
+
+def _no_content(job: Job) -> Problem:
+    return Problem(410, "no_content", f"the video is {job.status} and has no content")
 
 
 def _unknown() -> Problem:

@@ -12,11 +12,13 @@ from typing import Any, Protocol
 from services.generation import metrics
 from services.generation.jobs import PRIORITIES, JobStore, KeyConflict, QueueFull
 from services.generation.keys import Caller, Keys
+from services.generation.policy import Policy
 from services.generation.problems import Problem
 from services.generation.results import ResultStore
 from services.generation.schemas import Refused, Served, VideoJob, VideoRequest, fingerprint, resolve, view
 from services.generation.table import Job
 from services.generation.tokens import Tokens
+from services.generation.tracing import traceparent
 from services.generation.wanted import Wanted
 from services.generation.watch import Watch
 
@@ -46,6 +48,7 @@ class Backend:
     watch: Watch
     tokens: Tokens
     keys: Keys | None = None
+    policy: Policy | None = None
     draining: bool = False
 
     def show(self, job: Job) -> VideoJob:
@@ -55,12 +58,16 @@ class Backend:
     def resolve(self, wanted: Wanted) -> dict[str, Any]:
         """Everything that would run. Raises Problem."""
         try:
-            return resolve(wanted.body, self.served, wanted.shape)
+            effective = resolve(wanted.body, self.served, wanted.shape)
         except Refused as refusal:
             raise Problem(422, "validation_error", str(refusal), refusal.field) from None
+        if self.policy is not None and (reason := self.policy.prompt(effective, wanted.image)):
+            self.meter.rejected["policy_refused"] += 1
+            raise Problem(422, "policy_refused", reason, "prompt")
+        return effective
 
-    def submit(self, wanted: Wanted, caller: Caller, key: str | None) -> Job:
-        """The job, on disk. Raises Problem: 409, 422, 429 or 503."""
+    def submit(self, wanted: Wanted, caller: Caller, key: str | None, trace: str | None = None) -> Job:
+        """The job, on disk. `trace`: the caller's traceparent. Raises Problem: 409, 422, 429 or 503."""
         if self.draining:
             raise self._refusal(503, "draining", "the service is about to end; try again", DRAINING_S)
         effective = self.resolve(wanted)
@@ -71,7 +78,7 @@ class Backend:
             job, created = self.jobs.submit(
                 effective, bound=self.served.queue, fingerprint=fingerprint(wanted.body, wanted.image),
                 idempotency_key=key, tenant=caller.name, concurrency=caller.concurrency,
-                priority=PRIORITIES[wanted.body.priority], image=wanted.image,
+                priority=PRIORITIES[wanted.body.priority], image=wanted.image, trace=traceparent(trace),
             )  # fmt: skip
         except QueueFull as full:
             raise self._refusal(429, full.code, str(full), full.retry_after) from None
@@ -89,16 +96,21 @@ class Backend:
         before = sum(number for name, number in waiting.items() if PRIORITIES[name] >= PRIORITIES[request.priority])
         return {
             "seconds": None if pace is None else round(pace * steps, 2),
-            "wait_s": None if pace is None else round(pace * steps * before / self.served.workers, 2),
+            "wait_s": None if pace is None else round(pace * steps * before / self._slots, 2),
             "memory_bytes": self.served.memory,
         }
+
+    @property
+    def _slots(self) -> int:
+        """Jobs that run at a time."""
+        return len(self.workers.states())
 
     def _eta(self, job: Job, position: int | None) -> float | None:
         if job.status == "in_progress" and job.step and job.started_at is not None:
             return round((time.time() - job.started_at) / job.step * (job.steps - job.step), 2)
         if job.status not in ("queued", "in_progress") or (pace := self.jobs.pace()) is None:
             return None
-        return round(pace * job.steps * (1 + ((position or 1) - 1) / self.served.workers), 2)
+        return round(pace * job.steps * (1 + ((position or 1) - 1) / self._slots), 2)
 
     def _refusal(self, status: int, code: str, words: str, seconds: int) -> Problem:
         self.meter.rejected[code] += 1

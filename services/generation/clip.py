@@ -17,12 +17,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from ovi import storage
 from ovi.config import Settings
 from ovi.errors import ConfigError, OviError, Preempted
 from ovi.progress import Progress
+from services.client import ENDED, Client, ClipFailed, Job
 from services.generation.launch import Server, launch
 
 POLL_S = 0.2
@@ -44,9 +43,9 @@ def clip(settings: Settings, package: Path, out: Path, progress: Progress) -> di
         with Server(how, Path(folder) / "log") as server:
             ready_s = server.wait_ready()
             progress.note(f"ready after {ready_s:.1f} s")
-            with httpx.Client(base_url=server.url, timeout=60.0, trust_env=False) as client:
-                job = _follow(client, _ask(client, settings), progress)
-                facts = _fetch(client, job, out, settings)
+            with Client(server.url) as service:
+                job = _follow(service, _ask(service, settings), progress)
+                facts = _fetch(service, job, out, settings)
     facts |= {"clip": str(out), "seed": job["seed"], "model": job["model"], "ready_s": round(ready_s, 2)}
     progress.result(**facts)
     return facts
@@ -78,22 +77,22 @@ def check(path: Path, settings: Settings) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _ask(client: httpx.Client, settings: Settings) -> str:
+def _ask(service: Client, settings: Settings) -> str:
     """Submits the request; the job's id."""
     wanted = settings.sampling
-    body = {
-        "prompt": settings.service.prompt, "seed": settings.service.seed, "steps": wanted.steps, "shift": wanted.shift,
-        "solver": wanted.solver, "guidance": {"video": wanted.guidance_video, "audio": wanted.guidance_audio},
-        "negative_prompt": {"video": wanted.negative_video, "audio": wanted.negative_audio},
-    }  # fmt: skip
-    return str(_answer(client.post("/v1/videos", json=body)).json()["id"])
+    job = service.create(
+        settings.service.prompt, seed=settings.service.seed, steps=wanted.steps, shift=wanted.shift,
+        solver=wanted.solver, guidance={"video": wanted.guidance_video, "audio": wanted.guidance_audio},
+        negative_prompt={"video": wanted.negative_video, "audio": wanted.negative_audio},
+    )  # fmt: skip
+    return str(job["id"])
 
 
-def _follow(client: httpx.Client, identity: str, progress: Progress) -> dict[str, Any]:
+def _follow(service: Client, identity: str, progress: Progress) -> Job:
     """Polls until the job has ended; the completed job."""
     moved, step, told = time.monotonic(), 0, False
     while True:
-        job: dict[str, Any] = _answer(client.get(f"/v1/videos/{identity}")).json()
+        job = service.get(identity)
         if not told and job["status"] != "queued":
             progress.start("generating", job["steps"], "steps")
             told = True
@@ -102,31 +101,18 @@ def _follow(client: httpx.Client, identity: str, progress: Progress) -> dict[str
             moved, step = time.monotonic(), job["step"]
         if job["status"] == "completed":
             return job
-        if job["status"] in ("failed", "cancelled"):
-            raise OviError(f"the service ended the job as {job['status']}: {(job['error'] or {}).get('message', '')}")
+        if job["status"] in ENDED:
+            raise ClipFailed(job)
         if time.monotonic() - moved > STALL_S:
             raise OviError(f"the service made no step in {STALL_S:.0f} s; the job is {job['status']} at step {step}")
         time.sleep(POLL_S)
 
 
-def _fetch(client: httpx.Client, job: dict[str, Any], out: Path, settings: Settings) -> dict[str, Any]:
+def _fetch(service: Client, job: Job, out: Path, settings: Settings) -> dict[str, Any]:
     """Writes the job's clip to `out` when its bytes and its content are right."""
     with storage.atomic_path(out) as temporary:
-        temporary.write_bytes(_answer(client.get(f"/v1/videos/{job['id']}/content")).content)
-        digest = storage.sha256(temporary)
-        if digest != job["sha256"]:
-            raise OviError(f"the downloaded clip has sha256 {digest}, the job promised {job['sha256']}")
-        return check(temporary, settings) | {"sha256": digest}
-
-
-def _answer(response: httpx.Response) -> httpx.Response:
-    if response.is_success:
-        return response
-    try:
-        detail = response.json()["detail"]
-    except (ValueError, KeyError, TypeError):
-        detail = response.reason_phrase
-    raise OviError(f"the service answered {response.status_code} to {response.request.url.path}: {detail}")
+        service.download(job["id"], temporary)
+        return check(temporary, settings) | {"sha256": job["sha256"]}
 
 
 @contextmanager

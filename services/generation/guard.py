@@ -7,10 +7,8 @@ Try it: `pytest tests/services/test_guard.py`.
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
-import sys
 import time
 from urllib.parse import urlsplit
 
@@ -18,6 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.generation.keys import Caller, Keys, is_loopback
+from services.generation.log import log
 from services.generation.problems import Problem
 from services.generation.table import LOCAL
 
@@ -83,9 +82,8 @@ def _whose(scope: Scope, headers: Headers, keys: Keys | None) -> Caller:
 
 
 def _log(scope: Scope, identity: str, caller: Caller | None, status: int, seconds: float) -> None:
-    """One JSON line; the path without its query, nothing of the body, no key."""
-    line = {
-        "request": identity, "caller": caller and caller.name, "method": scope["method"], "path": scope["path"][:200],
-        "status": status, "ms": round(1000 * seconds, 1),
-    }  # fmt: skip
-    print(json.dumps(line), file=sys.stderr, flush=True)
+    """The path without its query, nothing of the body, no key."""
+    log(
+        "request", request=identity, caller=caller and caller.name, method=scope["method"], path=scope["path"][:200],
+        status=status, ms=round(1000 * seconds, 1),
+    )  # fmt: skip

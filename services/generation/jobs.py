@@ -72,6 +72,7 @@ class JobStore:
     def submit(
         self, effective: dict[str, Any], *, bound: int, fingerprint: str = "", idempotency_key: str | None = None,
         tenant: str = LOCAL, concurrency: int | None = None, priority: int = 0, image: bytes | None = None,
+        trace: str | None = None,
     ) -> tuple[Job, bool]:  # fmt: skip
         """The new job and True, or the job that holds this tenant's idempotency key and False.
 
@@ -95,7 +96,7 @@ class JobStore:
             identity = f"video_{secrets.token_hex(16)}"
             db.execute(_jobs.insert().values(
                 id=identity, status="queued", fingerprint=fingerprint, idempotency_key=key, effective=effective,
-                steps=effective["steps"], created_at=time.time(), tenant=tenant, priority=priority,
+                steps=effective["steps"], created_at=time.time(), tenant=tenant, priority=priority, trace=trace,
             ))  # fmt: skip
             if image is not None:
                 db.execute(attachments.insert().values(job=identity, kind="image", data=image))
@@ -220,7 +221,7 @@ class JobStore:
         values: dict[str, Any] = {"lease_until": time.time() + lease_s}
         if step is not None:
             values |= {"step": step, "revision": _jobs.c.revision + 1}
-        with self._database.write() as db:
+        with self._database.write(durable=False) as db:  # how far a job is need not outlive the machine
             if db.execute(_jobs.update().where(_held(lease)).values(values)).rowcount != 1:
                 raise LeaseLost(f"{lease.id}: the lease of attempt {lease.attempt} is gone")
             if preview is not None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,16 +21,20 @@ from PIL import Image
 
 from ovi import storage
 from ovi.errors import OviError, one_line
+from services.generation.log import log
+from services.generation.policy import Policy, Withheld
 from services.generation.results import VARIANTS, ResultStore
 from services.generation.schemas import Served
+from services.generation.signing import Signer
 from services.generation.table import Job
 
 if TYPE_CHECKING:
     from ovi.diffusion.request import Request
     from ovi.diffusion.sampler import Plan, Sampler, Step
 
+MEDIA = ("video", "audio", "thumbnail")
 PREVIEW_S = 0.4  # between two previews, at least
-PREVIEW_SHARE = 0.02  # of the time may go into previews
+PREVIEW_SHARE = 0.01  # of the time may go into previews
 PREVIEW_SIDE = 320
 
 LookUp = Callable[[int, bytes | None], None]  # step reached and a picture of it; raises to stop
@@ -44,15 +48,30 @@ class Made:
     ran: dict[str, Any]
 
 
+class NotStored(Exception):
+    """The disk is full, the bucket away: nothing that the model or the request could mend."""
+
+
 class Making:
     """Makes the files of one job after the other."""
 
-    def __init__(self, sampler: Sampler, served: Served, results: ResultStore) -> None:
+    def __init__(
+        self, sampler: Sampler, served: Served, results: ResultStore, policy: Policy | None = None,
+        signer: Signer | None = None,
+    ) -> None:  # fmt: skip
         self.sampler, self._served, self.results = sampler, served, results
+        self._policy, self._signer = policy, signer
+        self.clock = Clock()  # of the job in hand or the last one
 
     def run(self, job: Job, image: bytes | None, look_up: LookUp) -> Made:
-        """Raises OviError for what the model cannot do, and whatever `look_up` raises."""
-        clock = _Clock(queue=(job.started_at or job.created_at) - job.created_at)
+        """Raises OviError for what the model cannot do, NotStored, Withheld, and whatever `look_up` raises."""
+        try:
+            return self._run(job, image, look_up)
+        finally:
+            self.results.clear(job.id, job.attempt)
+
+    def _run(self, job: Job, image: bytes | None, look_up: LookUp) -> Made:
+        self.clock = clock = Clock(queue=(job.started_at or job.created_at) - job.created_at)
         wanted, previews = request(job.effective, image), _Previews(self.sampler)
         with clock("text"):
             plan = self.sampler.plan([wanted])
@@ -64,26 +83,37 @@ class Making:
         look_up(job.steps, None)
         with clock("mux"):  # pictures are decoded while those before them are written
             self._write(job, self.sampler.frames(step), sound)
-        path = self.results.path(job.id)
+        path = self.results.made(job.id, job.attempt)
+        if self._policy is not None and (reason := self._policy.clip(job.effective, path)):
+            raise Withheld(reason)
+        ran = self._ran(plan, wanted)
+        if self._signer is not None:
+            ran["unsigned_sha256"] = storage.sha256(path)
+            with clock("sign"):
+                self._sign(job, self._signer)
         digest, size = storage.sha256(path), path.stat().st_size
-        ran = self._ran(plan, wanted) | {"seconds": clock.seconds, "sha256": digest}
-        self._write_manifest(job, ran)
+        ran |= {"seconds": clock.seconds, "sha256": digest}
+        look_up(job.steps, None)  # who has lost the job publishes nothing
+        with _storing(job):
+            self._write_manifest(job, ran)
+            self.results.publish(job.id, job.attempt)
         return Made(digest, size, clock.seconds, ran)
 
     def _write(self, job: Job, frames: Iterable[NDArray[np.uint8]], sound: NDArray[np.float32]) -> None:
         from ovi.media.encode import write_clip, write_m4a, write_png
 
+        followed = self._policy is None and self._signer is None  # nothing leaves before it is seen and signed
         effective, middle = job.effective, _Kept(frames, job.effective["frames"] // 2)
-        try:
+        with _storing(job), ThreadPoolExecutor(1) as beside:
+            heard = beside.submit(
+                write_m4a, self.results.made(job.id, job.attempt, "audio"), sound, effective["sample_rate"]
+            )
             write_clip(
-                self.results.path(job.id), middle, effective["fps"], sound, effective["sample_rate"],
-                width=effective["display_pixels"],
+                self.results.made(job.id, job.attempt), middle, effective["fps"], sound, effective["sample_rate"],
+                width=effective["display_pixels"], live=self.results.live(job.id, job.attempt) if followed else None,
             )  # fmt: skip
-            write_m4a(self.results.path(job.id, "audio"), sound, effective["sample_rate"])
-            write_png(self.results.path(job.id, "thumbnail"), middle.kept)
-        except (OviError, OSError) as error:
-            print(f"{job.id}: {one_line(error)}", file=sys.stderr, flush=True)
-            raise OviError("the clip could not be stored; the service's log says why") from None
+            write_png(self.results.made(job.id, job.attempt, "thumbnail"), middle.kept)
+            heard.result()
 
     def _ran(self, plan: Plan, wanted: Request) -> dict[str, Any]:
         from ovi.models import kernels
@@ -99,19 +129,27 @@ class Making:
             "truncated": plan.truncated[0], "image": wanted.image is not None,
         }  # fmt: skip
 
+    def _sign(self, job: Job, signer: Signer) -> None:
+        about = {"model": self._served.model, "digest": self._served.digest} | self._served.origin
+        with _storing(job):
+            for variant in MEDIA:
+                signer.sign(self.results.made(job.id, job.attempt, variant), VARIANTS[variant][1], about)
+
     def _write_manifest(self, job: Job, ran: dict[str, Any]) -> None:
-        """Unsigned. It names the bytes, so whoever has the files can tell that they belong to it."""
+        """It names the bytes, so whoever has the files can tell that they belong to it; signed are only the files."""
         files = {
-            variant: {"media_type": kind, "sha256": storage.sha256(self.results.path(job.id, variant))}
-            for variant, (_, kind) in VARIANTS.items()
-            if variant != "manifest"
+            variant: {
+                "media_type": VARIANTS[variant][1],
+                "sha256": storage.sha256(self.results.made(job.id, job.attempt, variant)),
+            }
+            for variant in MEDIA
         }
         manifest = {
             "format": "ovi-provenance/1", "id": job.id, "made_by": "a generative model; nothing in it was recorded",
             "created_at": int(job.created_at), "request": job.effective, "ran": ran, "files": files,
-            "origin": self._served.origin,
+            "origin": self._served.origin, "signed": self._signer is not None,
         }  # fmt: skip
-        storage.write_json(self.results.path(job.id, "manifest"), manifest)
+        storage.write_json(self.results.made(job.id, job.attempt, "manifest"), manifest)
 
 
 def request(effective: dict[str, Any], image: bytes | None = None) -> Request:
@@ -166,14 +204,26 @@ class _Kept:
             yield chunk
 
 
-class _Clock:
-    """Seconds by stage."""
+@contextmanager
+def _storing(job: Job) -> Iterator[None]:
+    """The log says why it did not work; the caller learns that much."""
+    try:
+        yield
+    except (OviError, OSError) as error:
+        log("not_stored", job=job.id, error=one_line(error))
+        raise NotStored("The clip could not be stored; the service's log says why.") from None
+
+
+class Clock:
+    """Seconds by stage, and when each began and ended in Unix time."""
 
     def __init__(self, **seconds: float) -> None:
         self.seconds = {stage: round(value, 4) for stage, value in seconds.items()}
+        self.times: dict[str, tuple[float, float]] = {}
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        began = time.perf_counter()
+        began, at = time.perf_counter(), time.time()
         yield
-        self.seconds[stage] = round(time.perf_counter() - began, 4)
+        took = time.perf_counter() - began
+        self.seconds[stage], self.times[stage] = round(took, 4), (at, at + took)

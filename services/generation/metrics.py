@@ -15,7 +15,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from services.generation.jobs import JobStore
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
-REASONS = ("queue_full", "too_many_jobs", "rate_limited", "draining", "idempotency_conflict")
+REASONS = ("queue_full", "too_many_jobs", "rate_limited", "draining", "idempotency_conflict", "policy_refused")
 
 
 class Meter:

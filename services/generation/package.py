@@ -22,24 +22,26 @@ from packaging.requirements import Requirement
 
 from ovi import storage
 from ovi.config import Settings
-from ovi.diffusion import memory
 from ovi.errors import OviError
 from ovi.progress import Progress
+from services.generation.bundle import MODEL, NAME, describe, link
 from services.generation.schemas import SERVED, Served
 from services.generation.supervisor import SOURCE
 
 if TYPE_CHECKING:
     from ovi.models.folder import ModelFolder
 
-NAME = "ovi"
 DISTRIBUTION = "ovi-platform"
 ROOMS = ("ovi", "services")  # what the service runs; flows/ stays at home
-MAX_TOKENS = 512  # of a text encoder whose configuration does not say
 BORN = "1980-01-01T00:00:00+00:00"  # when the Bento says it was made: no clock in what is hashed
 
 
-def package(settings: Settings, promotion: Path, model: Path, out: Path, progress: Progress) -> dict[str, Any]:
+def package(
+    settings: Settings, promotion: Path, model: Path, out: Path, progress: Progress, weights: str | None = None
+) -> dict[str, Any]:
     """Builds `out`: a Bento store with one Bento, and package.json {tag, bento, model_digest, version}.
+
+    With `weights`, an address, the model goes there by its digest, and the Bento only names it.
 
     Raises OviError when the model was not promoted, is not the promoted one, is damaged, or the build fails.
     """
@@ -47,11 +49,16 @@ def package(settings: Settings, promotion: Path, model: Path, out: Path, progres
 
     verified = ModelFolder.open(model)
     decision = _decision(promotion, verified.digest)
-    origin = {"model_digest": verified.digest, "registry_version": str(decision.get("version")), "code": _commit()}
+    origin = {
+        "model_digest": verified.digest, "registry_version": str(decision.get("version")), "code": _commit(),
+        "mlflow_run": decision.get("run"),
+    }  # fmt: skip
     served = describe(settings, verified, origin)
     label = verified.digest[:16]
     with storage.atomic_folder(out) as folder, tempfile.TemporaryDirectory(prefix="ovi-package-") as context:
         progress.note(f"building the Bento {NAME}:{label}")
+        if weights is not None:
+            served = served.model_copy(update={"weights": _put(verified, f"{weights.rstrip('/')}/{label}", progress)})
         _lay_out(Path(context), served, verified)
         bento = _build(Path(context), folder / "bentoml", label)
         record = {
@@ -73,30 +80,14 @@ def _decision(promotion: Path, digest: str) -> dict[str, Any]:
     return decision
 
 
-def describe(settings: Settings, model: ModelFolder, origin: dict[str, str | None] | None = None) -> Served:
-    """What the service says of itself and needs to know before the model is loaded."""
-    clip, picture, service = model.config["clip"], model.config["picture"], settings.service
-    text, runtime = model.config["text_encoder"], settings.runtime
-    weights = {name: part["bytes"] for name, part in model.components.items()}
-    width = 2 if runtime.precision == "bf16" else 4
-    return Served(
-        model=f"{NAME}:{model.digest[:16]}", digest=model.digest, width=picture["width"], height=picture["height"],
-        area=picture["area"], multiple=picture["multiple"], version=model.config["version"], frames=clip["frames"],
-        fps=clip["fps"], sample_rate=clip["sample_rate"],
-        max_tokens=text.get("max_tokens", MAX_TOKENS), tokenizer=model.components.get("tokenizer", {}).get("file"),
-        memory=memory.need(model.config, weights, runtime, width).of("resident"),
-        sampling=settings.sampling, queue=service.queue, workers=service.workers,
-        retention_s=3600 * service.retention_hours, origin={key: said for key, said in (origin or {}).items() if said},
-    )  # fmt: skip
-
-
 def _lay_out(context: Path, served: Served, model: ModelFolder) -> None:
     """The build context: what `bentoml serve` needs beside the installed requirements, and nothing else."""
     for room in ROOMS:
         shutil.copytree(SOURCE / room, context / room, ignore=shutil.ignore_patterns("__pycache__", ".*"))
-    (context / "model").mkdir()
-    for name in ("model.json", "config.json", *(entry["file"] for entry in model.components.values())):
-        _link(model.path / name, context / "model" / name)
+    if served.weights is None:
+        (context / MODEL).mkdir()
+        for name in _files(model):
+            link(model.path / name, context / MODEL / name)
     storage.write_json(context / SERVED, served.model_dump(mode="json"))
     recipe = {
         "service": "services.generation.service:Generation",
@@ -106,6 +97,20 @@ def _lay_out(context: Path, served: Served, model: ModelFolder) -> None:
         "python": {"lock_packages": False, "packages": _requirements()},
     }
     (context / "bentofile.yaml").write_text(yaml.safe_dump(recipe, sort_keys=True), encoding="utf-8")
+
+
+def _files(model: ModelFolder) -> list[str]:
+    """Its names; the one that names the others last."""
+    return ["config.json", *sorted({entry["file"] for entry in model.components.values()}), "model.json"]
+
+
+def _put(model: ModelFolder, address: str, progress: Progress) -> str:
+    """The address, where the model now is; what an earlier call put there stays."""
+    for name in _files(model):
+        if not storage.exists(f"{address}/{name}"):
+            progress.note(f"putting {name} to {address}")
+            storage.upload(model.path / name, f"{address}/{name}")
+    return address
 
 
 def _build(context: Path, home: Path, label: str) -> Path:
@@ -148,11 +153,3 @@ def _commit() -> str | None:
     except OSError:
         return None
     return said.stdout.strip() or None
-
-
-def _link(source: Path, target: Path) -> None:
-    """A second name for a weights file, which may be large; a copy where the file system cannot."""
-    try:
-        os.link(source.resolve(), target)
-    except OSError:
-        shutil.copyfile(source, target)

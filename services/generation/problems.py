@@ -7,7 +7,6 @@ Try it: `pytest tests/services/test_api.py`.
 from __future__ import annotations
 
 import http
-import sys
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -19,7 +18,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ovi.errors import one_line
+from ovi.errors import OviError, one_line
+from services.generation.log import log
 
 MAX_BODY, MAX_UPLOAD = 1 << 20, 12 << 20  # bytes of a body; with a picture
 
@@ -58,7 +58,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
-    for away in (OperationalError, PoolTimeout):
+    for away in (OperationalError, PoolTimeout, OviError):
         app.add_exception_handler(away, _store_away)
     app.add_exception_handler(Exception, _defect)
 
@@ -125,8 +125,8 @@ def _http(_: Request, error: Exception) -> JSONResponse:
 
 
 def _store_away(_: Request, error: Exception) -> JSONResponse:
-    print(f"job store: {one_line(error)}", file=sys.stderr, flush=True)
-    words = "the job store does not answer; try again"
+    log("store_away", error=one_line(error))
+    words = "what the service keeps its jobs and clips in does not answer; try again"
     return Problem(503, "store_unavailable", words, headers={"Retry-After": "2"}).answer()
 
 

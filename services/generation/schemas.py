@@ -107,6 +107,7 @@ class Served(BaseModel):
     workers: int
     retention_s: float  # from its end until a job and its clip are forgotten
     origin: dict[str, str] = {}  # where model and code come from, for the manifest
+    weights: str | None = None  # address of the model folder, where it is not in the bundle
 
     @classmethod
     def read(cls, bundle: Path) -> Served:
@@ -231,6 +232,7 @@ class VideoJob(BaseModel):
     error: JobError | None
     sha256: str | None
     bytes: int | None
+    trace_id: str | None = Field(description="Of the traceparent it came with, else its own.")
 
 
 class VideoList(BaseModel):
@@ -253,6 +255,7 @@ def view(job: Job, position: int | None, eta_s: float | None) -> VideoJob:
         started_at=_whole(job.started_at), completed_at=_whole(job.completed_at), expires_at=_whole(job.expires_at),
         cancel_requested=bool(job.cancel_requested), attempt=job.attempt, effective=effective, ran=job.ran,
         timings=job.timings, error=job.error, sha256=job.sha256, bytes=job.bytes,  # type: ignore[arg-type]
+        trace_id=job.trace and job.trace.split("-")[1],
     )  # fmt: skip
 
 

@@ -9,19 +9,28 @@ import asyncio
 import fcntl
 import os
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ovi.config import Tracking
 from ovi.errors import OviError, one_line
+from services.generation import policy as policies
+from services.generation import signing
+from services.generation.bundle import fetch
 from services.generation.jobs import JobStore
-from services.generation.places import Places
+from services.generation.log import log
+from services.generation.places import MODEL, TRACKING, Places
 from services.generation.processes import die_with_parent
 from services.generation.results import ResultStore
 from services.generation.schemas import Served
 from services.generation.supervisor import SOURCE, Supervisor
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from services.generation.registry import Registry
 
 LOCK_S = 15.0  # how long a server that is shutting down may still hold the state folder
 TIDY_S = 5.0  # between two looks for what is to be forgotten and what is to be served
@@ -35,13 +44,19 @@ class Server:
 
     def __init__(self, places: Places, bundle: Path = SOURCE) -> None:
         die_with_parent()
-        self._link = places.bundle or bundle
-        bundle = self._link.resolve()
-        served = Served.read(bundle)
+        policy = policies.load(places.policy)
+        signing.load(places.certificate, places.certificate_key)  # by the workers; what cannot sign is known at once
         self._lock = _lock(places.state)
-        jobs, results = JobStore(places.database, served.retention_s), ResultStore(places.results)
+        self._own = _complete(bundle, places.models)
+        self._registry = None if places.model is None else _registry(places, Served.read(self._own))
+        self._link = self._registry.link if self._registry is not None else places.bundle
+        bundle = self._bundle()
+        served = Served.read(bundle)
+        jobs = JobStore(places.database, served.retention_s)
+        results = ResultStore(places.results, places.workshop)
         replica = places.replica()
         jobs.lost(f"{replica}/")  # workers hang on their server: those of our former life are dead
+        results.tidy_workshop()
         if not places.shared:
             results.sweep(jobs.completed())
         self.workers = Supervisor(bundle, places.state, jobs, served.workers, replica)
@@ -49,20 +64,27 @@ class Server:
         # Imported only now: the workers load their model meanwhile, and a cold start is a second shorter.
         from services.generation.api import create_app
         from services.generation.backend import Backend
-        from services.generation.guard import Guard
         from services.generation.keys import Keys
         from services.generation.metrics import Meter
-        from services.generation.problems import BodyLimit
         from services.generation.tokens import Tokens
         from services.generation.watch import Watch
 
         keys = None if places.keys is None else Keys.read(places.keys)
         self.backend = Backend(
-            jobs, results, served, self.workers, Meter(jobs), Watch(jobs), Tokens(bundle, served), keys
+            jobs, results, served, self.workers, Meter(jobs), Watch(jobs), Tokens(bundle, served), keys, policy
         )
-        self.app = Guard(BodyLimit(create_app(self.backend, self.hear_the_end)), keys)
+        self.api = create_app(self.backend, self.hear_the_end)
         self._ended = threading.Event()
         threading.Thread(target=self._tidy, daemon=True).start()
+        if self._registry is not None:
+            threading.Thread(target=self._registry.follow, args=(self._ended,), daemon=True).start()
+
+    def guarded(self, app: ASGIApp) -> ASGIApp:
+        """An app that only those who may call get to, and no body beyond the limit."""
+        from services.generation.guard import Guard
+        from services.generation.problems import BodyLimit
+
+        return Guard(BodyLimit(app), self.backend.keys)
 
     def ready(self) -> bool:
         return self.workers.ready() and not self.backend.draining
@@ -103,19 +125,44 @@ class Server:
                 jobs.reap()
                 self._follow()
             except Exception as error:  # tried again soon; nothing waits for it
-                print(f"tidying: {one_line(error)}", file=sys.stderr, flush=True)
+                log("not_tidied", error=one_line(error))
+
+    def _bundle(self) -> Path:
+        """What is to be served now; until a registry has answered for the first time, what came with this code."""
+        if self._link is None or (self._registry is not None and not self._link.exists()):
+            return self._own
+        return self._link.resolve()
 
     def _follow(self) -> None:
         """When the bundle's link leads to another model, workers change over to it after the job in hand."""
         from services.generation.tokens import Tokens
 
-        bundle = self._link.resolve()
+        bundle = self._bundle()
         served = Served.read(bundle)
         if served.model == self.backend.served.model:
             return
-        print(f"serving {served.model} instead of {self.backend.served.model}", file=sys.stderr, flush=True)
+        log("model_changed", model=served.model, before=self.backend.served.model)
         self.backend.served, self.backend.tokens = served, Tokens(bundle, served)
         self.workers.swap(bundle)
+
+
+def _complete(bundle: Path, models: Path) -> Path:
+    """The bundle itself, or one with the weights that it names by address and digest."""
+    served = Served.read(bundle)
+    if served.weights is None:
+        return bundle
+    return fetch(served.weights, served.digest, served, models, served.origin)
+
+
+def _registry(places: Places, like: Served) -> Registry:
+    """Having looked once, so that the first model to be loaded is the right one."""
+    from services.generation.registry import Registry
+
+    if places.tracking is None:
+        raise OviError(f"{MODEL}: {places.model}: set {TRACKING}, too, so that it is known which registry is meant")
+    registry = Registry(str(places.model), Tracking(uri=places.tracking), like, places.models)
+    registry.look()
+    return registry
 
 
 def _lock(state: Path) -> int:

@@ -2,7 +2,8 @@
 
 What it keeps is where the OVI_SERVICE_* variables say (`places`); one service a state folder. /livez and /readyz are
 BentoML's: ready means that a worker has its model loaded and warm, and that the service is not about to end.
-BentoML imports this module in every one of its processes, so it imports little.
+BentoML's own clients call `generate` or the task `generate_task`; both make an ordinary job and answer with it.
+Every address, theirs too, is behind `guard`. BentoML imports this module in all of its processes, so it imports little.
 Try it: `ovi serve`, or `bentoml serve` with the folder of a built Bento.
 """
 
@@ -10,12 +11,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import bentoml
 
 if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from services.generation.server import Server
 
@@ -24,11 +25,22 @@ _running: list[Server] = []
 
 async def _app(scope: Scope, receive: Receive, send: Send) -> None:
     """The HTTP interface; BentoML starts the service before it takes requests."""
-    await _running[0].app(scope, receive, send)
+    await _running[0].api(scope, receive, send)
 
 
-# BentoML's own metrics keep a series for every address ever asked; /metrics is ours, from the job table.
-@bentoml.service(name="ovi", workers=1, metrics={"enabled": False})
+class Gate:
+    """What BentoML serves itself is for the same callers as the rest."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._app if scope["type"] == "lifespan" else _running[0].guarded(self._app)
+        await app(scope, receive, send)
+
+
+# BentoML's own metrics keep a series for every address ever asked: /metrics is ours, from the job table; so is the log.
+@bentoml.service(name="ovi", workers=1, metrics={"enabled": False}, logging={"access": {"enabled": False}})
 @bentoml.asgi_app(_app, path="/")
 class Generation:
     """One per server process."""
@@ -44,12 +56,40 @@ class Generation:
     async def listen(self) -> None:
         _running[0].hear_the_end()
 
+    @bentoml.api
+    async def generate(
+        self, ctx: bentoml.Context, prompt: str, seed: int | None = None, settings: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """The job once it has ended, or as it is after 50 s; `settings` are the other fields of POST /v1/videos."""
+        return await _ask(ctx, prompt, seed, settings, patient=False)
+
+    @bentoml.task
+    async def generate_task(
+        self, ctx: bentoml.Context, prompt: str, seed: int | None = None, settings: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """The same, however long it takes. The task is forgotten when the server ends, the job is not."""
+        return await _ask(ctx, prompt, seed, settings, patient=True)
+
     def __is_ready__(self) -> bool:
         return _running[0].ready()
 
     @bentoml.on_shutdown
     def drain(self) -> None:
         _running[0].close()
+
+
+Generation.add_asgi_middleware(Gate)  # type: ignore[attr-defined]  # the decorator made a bentoml.Service of it
+
+
+async def _ask(
+    ctx: bentoml.Context, prompt: str, seed: int | None, settings: dict[str, Any] | None, patient: bool
+) -> dict[str, Any]:
+    """The answer of the HTTP interface, asked in this process as the caller asked BentoML."""
+    from services.generation.native import make
+
+    body = (settings or {}) | {"prompt": prompt} | ({} if seed is None else {"seed": seed})
+    ctx.response.status_code, answer = await make(_running[0], ctx.request.headers, body, patient)
+    return answer
 
 
 def _default_state() -> Path:

@@ -16,15 +16,17 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from services.generation.jobs import JobStore
+from services.generation.log import defect, log
 
+DEVICES = Path("/dev")
 SOURCE = Path(__file__).resolve().parents[2]  # the folder that holds services/ and ovi/
-SILENCE_S = 60.0  # importing and loading may be quiet for long on a busy machine
+SILENCE_S = 60.0  # of a worker that is ready
+START_S = 300.0  # before it is: importing and loading may be quiet for long on a busy machine with a slow disk
 BACKOFF_S = (0.1, 0.5, 2.0, 5.0, 15.0, 30.0)
 SETTLED_S = 60.0  # ready for this long, a worker starts from the first back-off again
 DRAIN_S = 30.0  # how long a running job may go on once the service shall end
@@ -32,11 +34,19 @@ RECALL_S = 5.0  # how long giving it back may take
 
 
 class Supervisor:
-    """`workers` sampler processes for the bundle and the state folder; `replica` begins their names in the table."""
+    """`workers` sampler processes for the bundle and the state folder, spread over the GPUs there are; 0: one a GPU.
+
+    `replica` begins their names in the table.
+    """
 
     def __init__(self, bundle: Path, state: Path, jobs: JobStore, workers: int, replica: str = "") -> None:
-        words = ["--state", str(state), "--threads", str(_threads(workers))]
-        self._slots = [_Slot(f"worker-{index}", replica, bundle, words, jobs) for index in range(workers)]
+        devices = gpus()
+        count = workers or max(1, len(devices))
+        words = ["--state", str(state), "--threads", str(_threads(count))]
+        self._slots = [
+            _Slot(f"worker-{index}", replica, bundle, words, jobs, devices[index % len(devices)] if devices else None)
+            for index in range(count)
+        ]
 
     def start(self) -> None:
         for slot in self._slots:
@@ -78,6 +88,14 @@ class Supervisor:
             slot.join()
 
 
+def gpus() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES may name: as it says itself, else every NVIDIA device of the machine."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name.strip() for name in visible.split(",") if name.strip()]
+    return sorted((path.name.removeprefix("nvidia") for path in DEVICES.glob("nvidia[0-9]*")), key=int)
+
+
 def _threads(workers: int) -> int:
     """Each worker's share of the processors this process may use, unless OMP_NUM_THREADS says otherwise."""
     wanted = os.environ.get("OMP_NUM_THREADS", "")
@@ -90,11 +108,14 @@ def _threads(workers: int) -> int:
 class _Slot(threading.Thread):
     """One place for a worker: a thread that starts a process, listens to it, and starts the next when it ends."""
 
-    def __init__(self, name: str, replica: str, bundle: Path, words: list[str], jobs: JobStore) -> None:
+    def __init__(
+        self, name: str, replica: str, bundle: Path, words: list[str], jobs: JobStore, gpu: str | None
+    ) -> None:
         super().__init__(name=name, daemon=True)
         self.state, self.restarts = "starting", 0
         self.memory: dict[str, int] = {}  # bytes, as the worker last said
         self._replica, self._bundle, self._words, self._jobs = replica, bundle, words, jobs
+        self._sees = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
         self._swapped = False
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
@@ -107,8 +128,8 @@ class _Slot(threading.Thread):
             try:
                 self._live(owner)
                 self._jobs.lost(owner)
-            except Exception:  # no process to be had, no database: as transient as a worker's own death
-                traceback.print_exc()
+            except Exception as error:  # no process to be had, no database: as transient as a worker's own death
+                defect("no_worker", error, worker=self.name)
             if self._stopping.is_set():
                 break
             if self._swapped:
@@ -150,9 +171,8 @@ class _Slot(threading.Thread):
         command += ["--name", owner]
         path = os.pathsep.join(part for part in (str(SOURCE), os.environ.get("PYTHONPATH")) if part)
         self.state = "starting"
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=os.environ | {"PYTHONPATH": path}
-        )
+        environment = os.environ | {"PYTHONPATH": path} | self._sees
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=environment)
         self._process = process
         if self._stopping.is_set():  # drain came before there was a process to tell
             process.kill()
@@ -173,7 +193,7 @@ class _Slot(threading.Thread):
         rest = b""
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
-            while selector.select(SILENCE_S):
+            while selector.select(patience := SILENCE_S if self.state == "ready" else START_S):
                 data = os.read(process.stdout.fileno(), 65536)
                 if not data:
                     return
@@ -182,7 +202,7 @@ class _Slot(threading.Thread):
                     self.memory = said["memory"]
                     if said["event"] == "ready":
                         self.state = "ready"
-        print(f"{self.name}: silent for {SILENCE_S:.0f} s, replaced", file=sys.stderr, flush=True)
+        log("worker_silent", worker=self.name, seconds=patience)
 
     def _signal(self, number: signal.Signals) -> None:
         process = self._process

@@ -42,7 +42,7 @@ jobs = sql.Table(
     Column("priority", Integer, nullable=False, default=0, server_default="0"),  # the higher runs first
     Column("revision", Integer, nullable=False, default=1, server_default="1"),  # grows with every visible change
     Column("expires_at", Float(53), index=True),
-    Column("ran", JSON(none_as_null=True)),
+    Column("ran", JSON(none_as_null=True)), Column("trace", String(60)),
 )  # fmt: skip
 attachments = sql.Table(
     "attachments", tables,
@@ -80,6 +80,7 @@ class Job:
     revision: int = 1
     expires_at: float | None = None
     ran: dict[str, Any] | None = None  # what really ran
+    trace: str | None = None  # its caller's place in a trace, as W3C's traceparent
 
     @classmethod
     def of(cls, row: sql.Row[Any]) -> Job:
@@ -106,14 +107,17 @@ class Database:
         self._engine.dispose()
 
     @contextmanager
-    def write(self, serial: bool = False) -> Iterator[sql.Connection]:
+    def write(self, serial: bool = False, durable: bool = True) -> Iterator[sql.Connection]:
         """A transaction that changes rows it locked. `serial`: no other serial one is under way at the same time.
 
-        SQLite has one writer at a time anyway.
+        SQLite has one writer at a time anyway. What is not `durable` survives every process, but may be lost when the
+        machine fails; it does not wait for the disk.
         """
-        with self._engine.connect().execution_options(write=True) as db, db.begin():
+        with self._engine.connect().execution_options(write=True, durable=durable) as db, db.begin():
             if serial and self._shared:
                 db.execute(sql.select(sql.func.pg_advisory_xact_lock(SERIAL_LOCK)))
+            if not durable and self._shared:
+                db.exec_driver_sql("SET LOCAL synchronous_commit = off")
             yield db
 
     @contextmanager
@@ -123,17 +127,20 @@ class Database:
 
 
 def _tune_sqlite(engine: sql.Engine) -> None:
-    """Write-ahead log, synced at every commit; writers take the lock when they begin, so that none fails half-way."""
+    """Write-ahead log, synced at durable commits. Writers take the lock when they begin, so none fails half-way."""
 
     @sql.event.listens_for(engine, "connect")
     def connect(connection: Any, record: Any) -> None:  # noqa: ARG001
         connection.isolation_level = None  # we say BEGIN ourselves
-        for pragma in ("busy_timeout=30000", "journal_mode=WAL", "synchronous=FULL"):
+        for pragma in ("busy_timeout=30000", "journal_mode=WAL"):
             connection.execute(f"PRAGMA {pragma}")
 
     @sql.event.listens_for(engine, "begin")
     def begin(db: sql.Connection) -> None:
-        db.exec_driver_sql("BEGIN IMMEDIATE" if db.get_execution_options().get("write") else "BEGIN")
+        how = db.get_execution_options()
+        if how.get("write"):
+            db.exec_driver_sql(f"PRAGMA synchronous={'FULL' if how['durable'] else 'NORMAL'}")
+        db.exec_driver_sql("BEGIN IMMEDIATE" if how.get("write") else "BEGIN")
 
 
 def _add_missing_columns(db: sql.Connection) -> None:

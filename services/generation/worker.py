@@ -17,7 +17,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,18 +26,25 @@ from sqlalchemy.exc import OperationalError
 
 from ovi.config import Runtime
 from ovi.errors import OviError, one_line
+from services.generation import policy as policies
+from services.generation import signing
+from services.generation.admission import Admission, is_out_of_memory
 from services.generation.jobs import MAX_ATTEMPTS, JobStore, LeaseLost
-from services.generation.making import Making, request
+from services.generation.log import defect, log
+from services.generation.making import Clock, Making, NotStored, request
 from services.generation.places import Places
+from services.generation.policy import Withheld
 from services.generation.results import ResultStore
 from services.generation.schemas import EARLIER, Served, VideoRequest, resolve
 from services.generation.table import Job
+from services.generation.tracing import Tracer
 
 if TYPE_CHECKING:
     from ovi.diffusion.sampler import Sampler
 
 BEAT_S = 1.0  # between two signs of life, and two renewals of a lease
 RECALL_S = 10.0  # a recalled worker that has not stopped by then is stuck
+TELL_S = 0.1  # between two words about a job in hand, at least: steps of small models are shorter
 IDLE_S = 1.0  # jobs submitted elsewhere are found by looking this often
 
 
@@ -84,11 +90,17 @@ class Control:
 class Worker:
     """Takes one job after the other until told to stop."""
 
-    def __init__(self, name: str, places: Places, served: Served, sampler: Sampler, control: Control) -> None:
-        self._name, self._served, self._control = name, served, control
-        self._jobs, self._results = JobStore(places.database, served.retention_s), ResultStore(places.results)
-        self._making = Making(sampler, served, self._results)
+    def __init__(
+        self, name: str, places: Places, served: Served, sampler: Sampler, admission: Admission, control: Control
+    ) -> None:
+        self._name, self._served, self._admission, self._control = name, served, admission, control
+        self._jobs = JobStore(places.database, served.retention_s)
+        self._results = ResultStore(places.results, places.workshop)
+        policy, signer = policies.load(places.policy), signing.load(places.certificate, places.certificate_key)
+        self._making = Making(sampler, served, self._results, policy, signer)
+        self._tracer = Tracer(served)
         self._lease: Job | None = None
+        self._told = 0.0  # when the table last heard of the job in hand
 
     def run(self) -> None:
         threading.Thread(target=self._keep_lease, daemon=True).start()
@@ -96,14 +108,18 @@ class Worker:
             try:
                 job = self._jobs.claim(self._name)
             except OperationalError as error:  # the database is away; it comes back, or we are replaced
-                print(f"{self._name}: {one_line(error)}", file=sys.stderr, flush=True)
+                log("store_away", worker=self._name, error=one_line(error))
                 job = None
             if job is None:
                 self._control.wait(IDLE_S)
                 continue
-            self._lease = job
-            self._one(dataclasses.replace(job, effective=EARLIER | job.effective))
+            self._lease, self._making.clock = job, Clock()
+            try:
+                self._one(dataclasses.replace(job, effective=EARLIER | job.effective))
+            finally:
+                self._tell(job)
             self._lease = None
+        self._tracer.flush()
 
     def _keep_lease(self) -> None:
         """Prolongs the lease of the job in hand, however long one step may take."""
@@ -119,6 +135,7 @@ class Worker:
         try:
             if job.effective["pinned"] and job.effective["model"] != self._served.model:
                 raise OviError("the model this job was queued for is no longer served; submit it again")
+            self._admission.check()
             image = self._jobs.attachment(job.id, "image") if job.effective["image"] else None
             made = self._making.run(job, image, lambda step, preview: self._look_up(job, step, preview))
             self._jobs.complete(job, made.sha256, made.size, made.seconds, made.ran)
@@ -129,30 +146,52 @@ class Worker:
             self._jobs.release(job)
         except LeaseLost:
             self._forget(job)
+        except Withheld as reason:
+            self._fail(job, "withheld", str(reason), retryable=False)
+        except NotStored as error:
+            if job.attempt >= MAX_ATTEMPTS:
+                self._fail(job, "not_stored", str(error), retryable=True)
+            raise
         except OviError as error:
             self._fail(job, "refused", one_line(error), retryable=False)
         except OperationalError:
             raise  # the lease runs out, and the job runs again
         except Exception as error:
-            if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            if is_out_of_memory(error):
                 if job.attempt >= MAX_ATTEMPTS:
-                    message = "There is too little memory for this clip; ask for a smaller one."
+                    message = "There was too little memory for this clip, twice; try again later."
                     self._fail(job, "insufficient_memory", message, retryable=True)
                 raise  # what is left of this process is not worth trusting
-            traceback.print_exc()
+            defect("defect", error, job=job.id)
             message = "The generation failed; the service's log has the details."
             self._fail(job, "internal_error", message, retryable=True)
 
     def _look_up(self, job: Job, step: int, preview: bytes | None) -> None:
         """Tells how far it is, hears whether to go on."""
-        if self._jobs.renew(job, step, preview):
-            raise Cancelled
+        now = time.monotonic()
+        if now - self._told >= TELL_S or preview is not None or step == job.steps:
+            self._told = now
+            if self._jobs.renew(job, step, preview):
+                raise Cancelled
         if self._control.recalled:
             raise Recalled
 
     def _fail(self, job: Job, code: str, message: str, retryable: bool) -> None:
         with suppress(LeaseLost):
             self._jobs.fail(job, code, message, retryable)
+            self._results.delete(job.id)  # whatever was made of it
+
+    def _tell(self, job: Job) -> None:
+        """The log and the trace say how it ended; telling never gets in the way of the next one."""
+        times, ended = self._making.clock.times, time.time()
+        try:
+            now = self._jobs.get(job.id)
+            status = "deleted" if now is None else now.status
+            took = round(ended - (job.started_at or ended), 3)
+            log("job", job=job.id, status=status, attempt=job.attempt, seconds=took, trace=job.trace, worker=self._name)
+            self._tracer.tell(job, ended, status, times)
+        except Exception as error:
+            defect("not_told", error, job=job.id)
 
     def _forget(self, job: Job) -> None:
         """The lease is gone. If the job is too, it was deleted: so is its clip. Otherwise another worker has it."""
@@ -212,7 +251,8 @@ def main() -> None:
     try:
         served = Served.read(words.bundle)
         sampler = load_sampler(served, words.bundle / "model", words.threads)
-        worker = Worker(words.name, Places.read(words.state), served, sampler, control)
+        admission = Admission(sampler, words.bundle / "model")
+        worker = Worker(words.name, Places.read(words.state), served, sampler, admission, control)
     except OviError as error:
         sys.exit(f"{words.name}: {one_line(error)}")
     voice.loaded = True

@@ -45,6 +45,8 @@ COPIES = {"package": {"ovi", "services", "pyproject.toml", "constraints.txt"}, "
 
 # Settings that change no stage's result, so that changing them re-runs nothing.
 WITHOUT_EFFECT = {
+    "ablation",  # its cells have settings of their own
+    "cluster",
     "corpus.workers",
     "curation.captions.concurrency",
     "curation.captions.key_env",
@@ -54,11 +56,17 @@ WITHOUT_EFFECT = {
     "curation.captions.url",
     "curation.part_files",
     "curation.workers",
+    "data",
+    "executor",
     "resources",
     "service.bundle",
+    "service.certificate",
+    "service.certificate_key",
     "service.database",
     "service.host",
     "service.keys",
+    "service.model",
+    "service.policy",
     "service.port",
     "service.results",
     "service.retention_hours",
@@ -66,7 +74,9 @@ WITHOUT_EFFECT = {
     "tracking.experiment",
     "training.keep_checkpoints",
     "training.loader_workers",
+    "training.mirror",
     "training.recompute",
+    "training.sequence",
 }
 
 

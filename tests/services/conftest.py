@@ -73,7 +73,7 @@ def jobs(tmp_path: Path) -> Iterator[JobStore]:
 def backend(tmp_path: Path, jobs: JobStore, served: Served) -> Backend:
     """The service with its workers not started: jobs stay where a test puts them."""
     workers = Supervisor(tmp_path, tmp_path / "state", jobs, served.workers)
-    results = ResultStore(tmp_path / "state" / "results")
+    results = ResultStore(str(tmp_path / "state" / "results"), tmp_path / "state" / "making")
     return Backend(jobs, results, served, workers, Meter(jobs), Watch(jobs), Tokens(tmp_path, served))
 
 

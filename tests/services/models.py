@@ -12,7 +12,7 @@ from ovi.config import Settings
 from ovi.models import codecs
 from ovi.models.folder import ModelFolder, save_folder
 from ovi.models.fusion import FusionModel, init
-from services.generation.package import describe
+from services.generation.bundle import describe
 from services.generation.schemas import SERVED
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"

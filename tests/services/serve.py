@@ -15,7 +15,7 @@ from services.generation.server import Server
 def main(bundle: str, state: str, port: str) -> None:
     signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn ends in order, then raises the signal once more
     server = Server(Places.read(Path(state)), Path(bundle))
-    uvicorn.run(server.app, host="127.0.0.1", port=int(port), log_level="warning")
+    uvicorn.run(server.guarded(server.api), host="127.0.0.1", port=int(port), log_level="warning")
     server.close()
 
 

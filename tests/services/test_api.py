@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,10 +32,12 @@ def problem(answer: Response, status: int, field: str | None = None) -> dict[str
 
 
 def finish(backend: Backend, content: bytes) -> str:
-    """A completed job whose clip is `content`."""
-    lease = backend.jobs.claim("tester")
-    assert lease is not None
-    backend.results.path(lease.id).write_bytes(content)
+    """A completed job whose clip is `content`; the job may still be on its way."""
+    deadline = time.monotonic() + 60
+    while (lease := backend.jobs.claim("tester")) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    Path(backend.results.address(lease.id)).write_bytes(content)
     backend.jobs.complete(lease, "ab" * 32, len(content), {"denoise": 1.5})
     return lease.id
 
@@ -199,7 +203,7 @@ def test_cancel_and_delete(client: TestClient, backend: Backend) -> None:
     done = finish(backend, b"clip")
     problem(client.post(f"/v1/videos/{done}/cancel"), 409)
     client.delete(f"/v1/videos/{done}")
-    assert not backend.results.path(done).exists()
+    assert not Path(backend.results.address(done)).exists()
 
 
 def test_content_comes_whole_or_in_parts(client: TestClient, backend: Backend) -> None:
@@ -279,7 +283,7 @@ def test_the_schema_names_every_route(client: TestClient) -> None:
     assert json.dumps(schema).count("prompt") > 0
 
 
-def test_our_own_defect_is_a_problem_without_a_traceback(client: TestClient, backend: Backend) -> None:
+def test_our_own_defect_is_a_problem_without_a_traceback(client: TestClient, backend: Backend, tmp_path: Path) -> None:
     backend.jobs.close()
-    backend.results.path("video_" + "0" * 32).parent.parent.joinpath("jobs.db").write_bytes(b"not a database" * 100)
+    (tmp_path / "state" / "jobs.db").write_bytes(b"not a database" * 100)
     assert problem(client.get("/v1/videos"), 500)["error"]["code"] == "internal_error"

@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -122,9 +123,9 @@ def test_what_belongs_to_a_clip_is_served_in_parts_too(client: TestClient, backe
     finish(backend, b"clip")
     where = f"/v1/videos/{job}/content"
     problem(client.get(where, params={"variant": variant}), 410)
-    backend.results.path(job, variant).write_bytes(b"0123456789")
+    Path(backend.results.address(job, variant)).write_bytes(b"0123456789")
     part = client.get(where, params={"variant": variant}, headers={"Range": "bytes=2-4"})
     assert (part.status_code, part.content) == (206, b"234")
     client.delete(f"/v1/videos/{job}")
-    assert not backend.results.path(job, variant).exists()
+    assert not Path(backend.results.address(job, variant)).exists()
     problem(client.get(where, params={"variant": "../jobs.db"}), 404)
