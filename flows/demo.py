@@ -41,7 +41,7 @@ def demo(root: str | Path, settings: Settings) -> None:
         from flows.graph import Graph
         from flows.plan import check_resources
 
-        graph = Graph(workspace.root)
+        graph = Graph(workspace.root, remote=settings.data.remote)
         check_resources(settings, graph.order)
         stale = [stage for stage in graph.order if graph.reasons(stage)]
         ran: set[str] = set()
@@ -57,14 +57,15 @@ def demo(root: str | Path, settings: Settings) -> None:
 
 def _run(workspace: Workspace, settings: Settings, graph: Graph, lock: int) -> set[str]:
     """The stages that ran."""
+    from flows.executors import Executors
     from flows.lineage import Lineage
-    from flows.local import LocalExecutor
 
+    executors = Executors(workspace.root, settings, graph.order, keep_open=(lock,))
     with server.prefect(workspace) as wait, Lineage(workspace, settings) as lineage:
         from flows import pipeline  # while the server starts; reads where it will be
 
         wait()
-        return pipeline.run(settings, graph, LocalExecutor(workspace.root, keep_open=(lock,)), lineage)
+        return pipeline.run(settings, graph, executors, lineage)
 
 
 def _close(workspace: Workspace, settings: Settings, graph: Graph, ran: set[str], took: float) -> None:

@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import os
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ from ovi import storage
 from ovi.errors import OviError, one_line
 
 LOCK = "dvc.lock"
+REMOTE = "shared"  # what DVC calls the one that settings name
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,14 @@ class Inputs:
 
 
 @dataclass(frozen=True)
+class Record:
+    """What dvc.lock says of a stage's last execution."""
+
+    inputs: Inputs
+    outputs: dict[str, str]  # path -> DVC's content hash
+
+
+@dataclass(frozen=True)
 class Running:
     """A stage between `begin` and `commit`."""
 
@@ -68,13 +78,27 @@ class Graph:
     """One reading of dvc.yaml, dvc.lock and the files they name; `refresh` after anything changed."""
 
     def __init__(
-        self, root: str | Path, settings: dict[str, Any] | None = None, changed: frozenset[str] = frozenset()
+        self,
+        root: str | Path,
+        settings: dict[str, Any] | None = None,
+        changed: frozenset[str] = frozenset(),
+        hashes: Path | None = None,
+        remote: str | None = None,
     ) -> None:
         """For looking ahead: `settings` stand for what out/settings.yaml holds, files in `changed` count as changed.
 
+        `hashes`: folder where DVC remembers what it has hashed; with an empty one every file is read again.
+        `remote`: folder or s3://bucket/prefix that `push` and `pull` exchange outputs with (AWS_* variables).
         Raises OviError for a bad dvc.yaml.
         """
         self.root = Path(root).absolute()
+        self._config: dict[str, Any] = {
+            # no_scm: nothing here needs git, and a clone without its history works the same
+            "core": {"no_scm": True, "site_cache_dir": str(hashes or self.root / ".dvc" / "tmp" / "site")}
+        }
+        if remote:
+            self._config["core"]["remote"] = REMOTE
+            self._config["remote"] = {REMOTE: _remote(remote)}
         self._settings, self._changed = settings, changed
         self._repo: Repo | None = None
         logging.getLogger("dvc").setLevel(logging.ERROR)  # also switches its progress bars off
@@ -83,10 +107,8 @@ class Graph:
     def refresh(self) -> None:
         """Read everything again. DVC remembers what it has hashed by size and time, so this costs little."""
         self.close()
-        tmp = self.root / ".dvc" / "tmp"
         try:
-            # no_scm: nothing here needs git, and a clone without its history works the same
-            self._repo = Repo(str(self.root), config={"core": {"no_scm": True, "site_cache_dir": str(tmp / "site")}})
+            self._repo = Repo(str(self.root), config=self._config)
             self._file = load_file(self._repo, str(self.root / "dvc.yaml"))
             self._stages: dict[str, PipelineStage] = {name: self._file.stages[name] for name in self._file.stages}
             self._recorded = set(self._file.lockfile_contents.get("stages", {}))
@@ -118,6 +140,36 @@ class Graph:
             return ["never run"]
         command = ["its command changed"] if stage.cmd_changed else []
         return [*command, *self._changed_params(stage), *self._changed_deps(stage), *self._changed_outs(stage)]
+
+    def record(self, name: str) -> Record | None:
+        """What dvc.lock says of a stage, None when it never ran."""
+        entry = self._file.lockfile_contents.get("stages", {}).get(name)
+        if entry is None:
+            return None
+        found = {str(dep["path"]): str(dep[dep.get("hash", "md5")]) for dep in entry.get("deps", [])}
+        code = {path for path in found if _is_code(self.root / path)}
+        params = {name: value for values in entry.get("params", {}).values() for name, value in values.items()}
+        data = {path: value for path, value in found.items() if path not in code}
+        command = tuple(shlex.split(str(entry["cmd"])))
+        inputs = Inputs(command, data, {path: found[path] for path in found if path in code}, params)
+        outputs = {str(out["path"]): str(out[out.get("hash", "md5")]) for out in entry.get("outs", [])}
+        return Record(inputs, outputs)
+
+    def hash(self, path: str) -> str | None:
+        """Content hash now of something a stage reads or writes; None when there is none."""
+        for stage in self._stages.values():
+            for entry in (*stage.outs, *stage.deps):
+                if not isinstance(entry, ParamsDependency) and str(entry.def_path) == path:
+                    return self._hash(entry)
+        return None
+
+    def parameter(self, name: str, dotted: str) -> Any:
+        """The value now of a parameter that a stage depends on."""
+        for dep in self._stages[name].params:
+            values = dep.read_params()
+            if dotted in values:
+                return values[dotted]
+        return None
 
     def begin(self, name: str) -> Running:
         """Hash what the stage reads, then remove its outputs. Raises OviError when something it reads is missing."""
@@ -157,6 +209,36 @@ class Graph:
         hashes = {str(out.def_path): str(out.hash_info.value) for out in stage.outs}
         self.refresh()
         return hashes
+
+    def push(self, *stages: str) -> int:
+        """Send what stages wrote (all by default) to the remote, as far as it is not there; files sent.
+
+        Raises OviError when the remote cannot be reached or written.
+        """
+        return self._exchange("push", stages)
+
+    def pull(self) -> int:
+        """Fetch what dvc.lock names from the remote and put it in its place; files fetched. Raises as `push`."""
+        found = self._exchange("fetch", ())
+        self._exchange("checkout", ())
+        self.refresh()
+        return found
+
+    def _exchange(self, verb: str, stages: tuple[str, ...]) -> int:
+        assert self._repo is not None
+        names = [f"{self.root / 'dvc.yaml'}:{name}" for name in stages or self.order if name in self._recorded]
+        options: dict[str, Any] = {"force": True, "allow_missing": True} if verb == "checkout" else {}
+        try:
+            done = getattr(self._repo, verb)(targets=names, **options) if names else 0
+            return done if isinstance(done, int) else 0
+        except LockError as error:
+            raise OviError(
+                f"{self.root}: another DVC command is at work here; let it end ({one_line(error)})"
+            ) from None
+        except Exception as error:  # DVC's own, botocore's and aiohttp's: all the same to whoever set the remote
+            where = self._config.get("remote", {}).get(REMOTE, {}).get("url", "none is set")
+            cause = one_line(error.__cause__ or error)
+            raise OviError(f"data.remote: {where}: {cause}; check the address and the AWS_* variables") from None
 
     def _changed_params(self, stage: PipelineStage) -> Iterator[str]:
         for dep in stage.params:
@@ -204,6 +286,12 @@ class Graph:
             raise OviError(
                 f"{self.root}: another DVC command is at work here; let it end ({one_line(error)})"
             ) from None
+
+
+def _remote(address: str) -> dict[str, str]:
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    named = {"endpointurl": endpoint} if endpoint and storage.is_remote(address) else {}
+    return {"url": address if storage.is_remote(address) else str(Path(address).expanduser().absolute()), **named}
 
 
 def _drop_dead_locks(path: Path) -> None:

@@ -58,7 +58,8 @@ class Guard:
             self._kill_at = time.monotonic()
             return
         self._kill_at = time.monotonic() + self._grace_s
-        self._child.send_signal(signal.SIGTERM)
+        # Not Popen's own: it would bury a command that has just ended, and `_reap` would wait for that for ever.
+        os.kill(self._child.pid, signal.SIGTERM)
 
     def _reap(self) -> None:
         """Collect ended children, ours and adopted ones."""

@@ -29,6 +29,7 @@ class JobSpec:
     gpus: int = 0
     grace_s: float = 30.0  # between "please stop" and "stop"
     deadline_s: float = 3600.0
+    devices: Mapping[str, int] = field(default_factory=dict)  # others a node, such as {"rdma/hca": 8}
     env: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
 
@@ -43,6 +44,7 @@ class JobSpec:
             cpus=needs.cpus,
             memory_gib=needs.memory_gib,
             gpus=needs.gpus,
+            devices=needs.devices,
             grace_s=needs.grace_s,
             deadline_s=needs.deadline_s,
             **more,
@@ -69,6 +71,10 @@ class Outcome:
     last_line: str = ""
     advice: str = ""
     result: Mapping[str, Any] = field(default_factory=dict)
+    attempts: int = 1  # more than one after preemptions, which are no failures
+    gpu_seconds: float = 0.0  # of all attempts
+    gpu_seconds_lost: float = 0.0  # of those that neither succeeded nor saved their state
+    image: str = ""  # that it ran in, by digest; empty: in none
 
     def error(self, stage: str, log: str) -> OviError:
         """The one line a user reads about an outcome that is not a success."""

@@ -76,8 +76,11 @@ class Lineage:
             self._workspace.record(stage, state="killed", key=key, run=run.id)
             return
         done = hashes is not None
+        run.set_tags({"ovi.image": outcome.image} if outcome.image else {})
         run.log_metrics(outcome.result.get("figures", {}))  # of stages that may not know of MLflow themselves
         run.log_metrics({"stage/seconds": outcome.seconds, "stage/peak_gib": outcome.peak_bytes / 2**30})
+        run.log_metrics({"cost/gpu_hours": outcome.gpu_seconds / 3600, "cost/attempts": outcome.attempts})
+        run.log_metrics({"cost/gpu_hours_lost": outcome.gpu_seconds_lost / 3600})
         run.set_tags({f"ovi.output.{path}": value for path, value in (hashes or {}).items()})
         run.close("FINISHED" if done else "KILLED" if outcome.status in STOPPED else "FAILED")
         self._workspace.record(
@@ -87,6 +90,7 @@ class Lineage:
             run=run.id,
             seconds=round(outcome.seconds, 1),
             peak_bytes=outcome.peak_bytes,
+            image=outcome.image or None,
             result=_plain(outcome.result),
         )
 

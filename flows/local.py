@@ -9,43 +9,52 @@ Try it: `pytest tests/flows/test_local.py`.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from flows import environment
-from flows.jobs import JobSpec, Listener, Outcome, judge
+from flows.jobs import JobSpec, Listener, Outcome, Status, judge
+from flows.words import Words
+from ovi.errors import OviError
 
 GUARD = Path(__file__).with_name("guard.py")
 POLL_S = 0.1
 SAMPLE_S, FIRST_SAMPLE_S = 2.0, 0.2  # between two looks at the tree's memory (one holds it up); before the first
 AFTER_GRACE_S = 10.0  # what the guard gets beyond the grace before we end the tree ourselves
 LONGEST_LINE = 1 << 16
+KEPT = (Status.SUCCEEDED, Status.PREEMPTED)  # outcomes whose work is not lost
 
 
 class LocalExecutor:
     """Runs jobs one at a time in `root`, each logging to `root`/out/logs/<stage>.log."""
 
-    def __init__(self, root: str | Path, keep_open: tuple[int, ...] = ()) -> None:
-        """`keep_open`: file descriptors that live as long as any process of ours, such as the workspace's lock."""
+    def __init__(
+        self, root: str | Path, keep_open: tuple[int, ...] = (), stop: Callable[[], bool] = lambda: False
+    ) -> None:
+        """`keep_open`: file descriptors that live as long as any process of ours, such as the workspace's lock.
+        `stop` is asked while a job runs; True stops it, for a caller in a thread that no signal reaches.
+        """
         self._root = Path(root)
         self._keep_open = keep_open
+        self._stop = stop
 
     def run(self, spec: JobSpec, listen: Listener) -> Outcome:
         """The outcome of the job. Whatever is raised meanwhile (Ctrl-C, SIGTERM's exception) stops its tree first."""
         began = time.monotonic()
         log = log_path(self._root, spec.stage)
         log.parent.mkdir(parents=True, exist_ok=True)
+        words = Words(listen)
         with log.open("wb") as sink, log.open("rb") as source:
             tree = Tree(start(spec.command, spec.grace_s, self._root, dict(spec.env), sink, self._keep_open))
-            reader = Reader(source, listen)
+            reader = Reader(source, words)
             try:
                 timed_out = self._follow(tree, reader, began + spec.deadline_s)
             finally:
@@ -53,7 +62,10 @@ class LocalExecutor:
                 reader.read(last=True)  # what it said as it ended is heard too, however it was ended
         status, advice = judge(tree.exit_code, timed_out)
         seconds = time.monotonic() - began
-        return Outcome(status, tree.exit_code, seconds, tree.peak_bytes, reader.last_line, advice, reader.result)
+        return Outcome(
+            status, tree.exit_code, seconds, tree.peak_bytes, words.last_line, advice, words.result,
+            gpu_seconds=seconds * spec.gpus, gpu_seconds_lost=seconds * spec.gpus * (status not in KEPT),
+        )  # fmt: skip
 
     def _follow(self, tree: Tree, reader: Reader, deadline: float) -> bool:
         """Until the job ends (False) or its deadline passes (True)."""
@@ -62,6 +74,8 @@ class LocalExecutor:
             tree.sample()
             if time.monotonic() > deadline:
                 return True
+            if self._stop():
+                raise OviError("stopped")
             time.sleep(POLL_S)
         return False
 
@@ -152,14 +166,11 @@ class Tree:
 
 
 class Reader:
-    """Follows a growing log and makes words of its lines: JSON events as they are, the rest as {"event": "line"}."""
+    """Follows a growing log and hears its lines."""
 
-    def __init__(self, source: Any, listen: Listener) -> None:
-        self._source = source
-        self._listen = listen
+    def __init__(self, source: Any, words: Words) -> None:
+        self._source, self._words = source, words
         self._rest = b""
-        self.last_line = ""  # the last words that were not an event: where an error message is
-        self.result: dict[str, Any] = {}
 
     def read(self, last: bool = False) -> None:
         *lines, self._rest = (self._rest + self._source.read()).replace(b"\r", b"\n").split(b"\n")
@@ -167,28 +178,7 @@ class Reader:
             lines.append(self._rest)
             self._rest = b""
         for line in lines:
-            text = line.decode(errors="replace").strip()
-            if text:
-                self._hear(text)
-
-    def _hear(self, text: str) -> None:
-        word = _event(text)
-        if word is None:
-            self.last_line = text
-            word = {"event": "line", "text": text}
-        elif word["event"] == "result":
-            self.result = {name: value for name, value in word.items() if name != "event"}
-        self._listen(word)
-
-
-def _event(text: str) -> dict[str, Any] | None:
-    if '{"event"' not in text:
-        return None
-    try:
-        word = json.loads(text[text.index('{"event"') :])  # a library's unfinished line may stand before it
-    except ValueError:
-        return None
-    return word if isinstance(word.get("event"), str) else None
+            self._words.hear(line.decode(errors="replace"))
 
 
 def _memory(process: psutil.Process) -> int:

@@ -1,60 +1,88 @@
-"""A JobSpec as Kubernetes objects: a batch/v1 Indexed Job and, for several nodes, the headless Service they meet at.
+"""A JobSpec as Kubernetes objects: a JobSet, or a batch/v1 Indexed Job and the headless Service its pods meet at.
 
-Pure: dictionaries in, dictionaries out, no cluster and no client. Exit codes keep their meaning there: 78 fails the Job
-at once. A disruption (eviction, node drain) moves a single pod and ends a gang at once, because one lost rank is a lost
-step for all; starting the gang again is the flow's business (backoffLimit 0).
+Pure: dictionaries in, dictionaries out, no cluster and no client. Every pod runs the same command; torchrun reads
+where it stands from PET_*. Exit codes keep their meaning: 78 fails the Job at once. A disruption (eviction, node drain)
+ends a gang at once, because one lost rank is a lost step for all: a JobSet starts it again by itself, a Job is started
+again by the flow (backoffLimit 0). Everything is owned by the run's Lease, so that nothing outlives it.
 Try it: `python -m flows.manifests > job.yaml`.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
 from flows.jobs import JobSpec
+from ovi.config import Cluster
 from ovi.errors import EXIT_CONFIG, ConfigError
 
 PORT = 29500  # where rank 0 listens
 NAME = 63  # longest DNS label; a pod's host name is <job>-<index>
 SHUTDOWN_MARGIN_S = 30  # the launcher gives up this long before Kubernetes does
+MANAGER = "ovi-flows"
+MANAGED = f"app.kubernetes.io/managed-by={MANAGER}"
+RUN = "ovi.dev/run"
+INDEX = "batch.kubernetes.io/job-completion-index"
+AFTER_FLOW_S = 60  # a deadline is the flow's to keep; the cluster keeps it for a flow that is dead
+LEASE_S = 120  # a flow that has not renewed its Lease for so long is dead
+LAUNCH = ("ovi", "launch", "--")  # a gang's first process: ranks as PET_* say, exit codes kept
+WORKERS = "node"  # the JobSet's one replicated job
+
+Object = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Placement:
-    """What a cluster says about a job and the job does not say of itself."""
+def render(
+    spec: JobSpec, name: str, run: str, where: Cluster, jobset: bool, owner: Object | None = None
+) -> list[Object]:
+    """The objects of one attempt at a stage, the last one on top. ConfigError when `name` cannot be a DNS name.
 
-    image: str
-    namespace: str = "ovi"
-    service_account: str = "ovi-stage"
-    claim: str = "ovi-work"  # the volume claim mounted as the clone's folder
-    shared_memory_gib: float = 1.0
-
-
-def render(spec: JobSpec, run: str, where: Placement) -> list[dict[str, Any]]:
-    """The objects of one attempt, named <stage>-<run>. ConfigError when the name cannot be a DNS name.
-
-    `run`: what tells attempts apart, lower-case letters, digits and dashes.
+    `run`: what all attempts at it share; `owner`: the owner reference they carry.
     """
-    name = f"{spec.stage.replace('_', '-')}-{run}"
-    if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name) or len(f"{name}-{spec.nodes}") > NAME:
+    longest = f"{name}-{WORKERS}-0-{spec.nodes}"
+    if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name) or len(longest) > NAME:
         raise ConfigError(
             f"{name}: not a name Kubernetes takes: letters, digits, dashes, at most {NAME} with the index"
         )
-    labels = {
+    meta: Object = {"name": name, "namespace": where.namespace, "labels": labels(spec.stage, run, where, spec.labels)}
+    if owner:
+        meta["ownerReferences"] = [owner]
+    if jobset:
+        return [_jobset(meta, spec, where)]
+    service = [_service(meta)] if spec.nodes > 1 else []
+    return [*service, {"apiVersion": "batch/v1", "kind": "Job", "metadata": _queued(meta, where),
+                       "spec": {**_job(meta, spec, where, f"{name}-0.{name}"), **_suspended(where)}}]  # fmt: skip
+
+
+def lease(name: str, stage: str, where: Cluster, moment: str, holder: str, owner: Object | None = None) -> Object:
+    """The object that stands for a running flow: renewed while it lives, and the owner of all that it starts.
+
+    `moment`: when it is renewed, RFC 3339 with microseconds.
+    """
+    meta: Object = {"name": name, "namespace": where.namespace, "labels": labels(stage, name, where)}
+    if owner:
+        meta["ownerReferences"] = [owner]
+    spec = {"holderIdentity": holder, "leaseDurationSeconds": LEASE_S, "acquireTime": moment, "renewTime": moment}
+    return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": meta, "spec": spec}
+
+
+def labels(stage: str, run: str, where: Cluster, more: Any = None) -> dict[str, str]:
+    return {
         "app.kubernetes.io/name": "ovi",
-        "app.kubernetes.io/component": spec.stage.replace("_", "-"),
-        "app.kubernetes.io/managed-by": "ovi-flows",
-        "ovi.dev/run": run,
-        **spec.labels,
+        "app.kubernetes.io/component": dns(stage),
+        "app.kubernetes.io/managed-by": MANAGER,
+        "ovi.dev/claim": where.claim,
+        RUN: run,
+        **(more or {}),
     }
-    service = [_service(name, labels, where)] if spec.nodes > 1 else []
-    return [*service, _job(name, labels, spec, where)]
 
 
-def to_yaml(objects: list[dict[str, Any]]) -> str:
+def dns(stage: str) -> str:
+    return stage.replace("_", "-")
+
+
+def to_yaml(objects: list[Object]) -> str:
     return yaml.dump_all(objects, Dumper=_NoAliases, sort_keys=False)
 
 
@@ -63,50 +91,95 @@ class _NoAliases(yaml.SafeDumper):
         return True
 
 
-def _service(name: str, labels: dict[str, str], where: Placement) -> dict[str, Any]:
+def _service(meta: Object) -> Object:
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": {"name": name, "namespace": where.namespace, "labels": labels},
+        "metadata": meta,
         "spec": {
             "clusterIP": "None",
             "publishNotReadyAddresses": True,  # ranks look rank 0 up before it is ready
-            "selector": {"batch.kubernetes.io/job-name": name},
+            "selector": {"batch.kubernetes.io/job-name": meta["name"]},
             "ports": [{"name": "rendezvous", "port": PORT}],
         },
     }
 
 
-def _job(name: str, labels: dict[str, str], spec: JobSpec, where: Placement) -> dict[str, Any]:
-    disrupted = "Ignore" if spec.nodes == 1 else "FailJob"
+def _jobset(meta: Object, spec: JobSpec, where: Cluster) -> Object:
+    name = meta["name"]
+    rank_0 = f"{name}-{WORKERS}-0-0.{name}"
+    job = _job(meta, spec, where, rank_0)
+    job.pop("ttlSecondsAfterFinished")
+    # Only a disruption may end a Job with reason PodFailurePolicy here, so that the rule below means disruptions alone;
+    # exit code 78 ends it by the backoff limit, and the flow sees the code itself.
+    job["podFailurePolicy"]["rules"] = [_on_disruption("FailJob")]
     return {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "metadata": {"name": name, "namespace": where.namespace, "labels": labels},
+        "apiVersion": "jobset.x-k8s.io/v1alpha2",
+        "kind": "JobSet",
+        "metadata": _queued(meta, where),
         "spec": {
-            "completionMode": "Indexed",
-            "completions": spec.nodes,
-            "parallelism": spec.nodes,
-            "backoffLimit": 0,
-            "activeDeadlineSeconds": int(spec.deadline_s),
+            **_suspended(where),
             "ttlSecondsAfterFinished": 86400,
-            "podReplacementPolicy": "Failed",
-            "podFailurePolicy": {
+            "network": {"enableDNSHostnames": True, "subdomain": name, "publishNotReadyAddresses": True},
+            "successPolicy": {"operator": "All"},
+            "failurePolicy": {
+                "maxRestarts": 0,  # what counts as a failure is retried by the flow
+                "restartStrategy": "BlockingRecreate",
                 "rules": [
                     {
-                        "action": "FailJob",
-                        "onExitCodes": {"containerName": "stage", "operator": "In", "values": [EXIT_CONFIG]},
-                    },
-                    {"action": disrupted, "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-                ]
+                        "name": "disruption",
+                        "action": "RestartJobSetAndIgnoreMaxRestarts",
+                        "onJobFailureReasons": ["PodFailurePolicy"],
+                    }
+                ],
             },
-            "template": {"metadata": {"labels": labels}, "spec": _pod(name, spec, where)},
+            "replicatedJobs": [
+                {"name": WORKERS, "replicas": 1, "template": {"metadata": {"labels": meta["labels"]}, "spec": job}}
+            ],
         },
     }
 
 
-def _pod(name: str, spec: JobSpec, where: Placement) -> dict[str, Any]:
+def _job(meta: Object, spec: JobSpec, where: Cluster, rank_0: str) -> Object:
+    return {
+        "completionMode": "Indexed",
+        "completions": spec.nodes,
+        "parallelism": spec.nodes,
+        "backoffLimit": 0,
+        "activeDeadlineSeconds": int(spec.deadline_s + spec.grace_s) + AFTER_FLOW_S,
+        "ttlSecondsAfterFinished": 86400,
+        "podReplacementPolicy": "Failed",
+        "podFailurePolicy": {
+            "rules": [
+                {
+                    "action": "FailJob",
+                    "onExitCodes": {"containerName": "stage", "operator": "In", "values": [EXIT_CONFIG]},
+                },
+                _on_disruption("FailJob" if spec.nodes > 1 else "Ignore"),
+            ]
+        },
+        "template": {"metadata": {"labels": meta["labels"]}, "spec": _pod(meta["name"], spec, where, rank_0)},
+    }
+
+
+def _on_disruption(action: str) -> Object:
+    return {"action": action, "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+
+
+def _queued(meta: Object, where: Cluster) -> Object:
+    """Kueue's labels belong on the top object."""
+    words = {"kueue.x-k8s.io/queue-name": where.queue, "kueue.x-k8s.io/priority-class": where.priority}
+    return {**meta, "labels": {**meta["labels"], **{key: value for key, value in words.items() if value}}}
+
+
+def _suspended(where: Cluster) -> Object:
+    return {"suspend": True} if where.queue else {}  # until Kueue admits it
+
+
+def _pod(name: str, spec: JobSpec, where: Cluster, rank_0: str) -> Object:
     several = {"subdomain": name} if spec.nodes > 1 else {}
+    secrets = {"envFrom": [{"secretRef": {"name": secret}} for secret in where.secrets]} if where.secrets else {}
+    adds = {"add": ["IPC_LOCK"]} if any("rdma" in device or "efa" in device for device in spec.devices) else {}
     return {
         **several,
         "restartPolicy": "Never",
@@ -123,11 +196,13 @@ def _pod(name: str, spec: JobSpec, where: Placement) -> dict[str, Any]:
             {
                 "name": "stage",
                 "image": where.image,
-                "command": list(spec.command),
+                "command": [*LAUNCH, *spec.command] if spec.nodes > 1 else list(spec.command),
                 "workingDir": "/work",
-                "env": _environment(name, spec),
+                "ports": [{"name": "rendezvous", "containerPort": PORT, "protocol": "TCP"}],
+                **secrets,
+                "env": _environment(spec, where, rank_0),
                 "resources": _resources(spec, where),
-                "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+                "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"], **adds}},
                 "volumeMounts": [{"name": "work", "mountPath": "/work"}, {"name": "shm", "mountPath": "/dev/shm"}],
             }
         ],
@@ -138,25 +213,27 @@ def _pod(name: str, spec: JobSpec, where: Placement) -> dict[str, Any]:
     }
 
 
-def _environment(name: str, spec: JobSpec) -> list[dict[str, Any]]:
+def _environment(spec: JobSpec, where: Cluster, rank_0: str) -> list[Object]:
     """What torchrun reads (PET_*), how long it may take to stop, and the stage's own variables."""
-    index = {"fieldRef": {"fieldPath": "metadata.annotations['batch.kubernetes.io/job-completion-index']"}}
     fixed = {
         "PET_NNODES": str(spec.nodes),
         "PET_NPROC_PER_NODE": str(spec.processes),
-        "PET_MASTER_ADDR": f"{name}-0.{name}" if spec.nodes > 1 else "127.0.0.1",
+        "PET_MASTER_ADDR": rank_0 if spec.nodes > 1 else "127.0.0.1",
         "PET_MASTER_PORT": str(PORT),
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(max(int(spec.grace_s) - SHUTDOWN_MARGIN_S, 1)),
+        **where.env,
         **spec.env,
     }
+    index = {"fieldRef": {"fieldPath": f"metadata.annotations['{INDEX}']"}}
     return [{"name": "PET_NODE_RANK", "valueFrom": index}, *({"name": key, "value": fixed[key]} for key in fixed)]
 
 
-def _resources(spec: JobSpec, where: Placement) -> dict[str, Any]:
+def _resources(spec: JobSpec, where: Cluster) -> Object:
     """Requests equal limits: a stage gets what it asked for and no more. Shared memory counts as memory."""
     amounts = {"cpu": f"{int(spec.cpus * 1000)}m", "memory": _gib(spec.memory_gib + where.shared_memory_gib)}
     if spec.gpus:
         amounts["nvidia.com/gpu"] = str(spec.gpus)
+    amounts.update({device: str(count) for device, count in sorted(spec.devices.items())})
     return {"requests": amounts, "limits": dict(amounts)}
 
 
@@ -167,15 +244,7 @@ def _gib(amount: float) -> str:
 EXAMPLE = JobSpec(
     stage="train_fusion",
     command=(
-        "ovi",
-        "train",
-        "fusion",
-        "--params",
-        "out/settings.yaml",
-        "--latents",
-        "data/latents",
-        "--models",
-        "models",
+        "ovi", "train", "fusion", "--params", "out/settings.yaml", "--latents", "data/latents", "--models", "models",
     ),
     nodes=2,
     processes=8,
@@ -184,7 +253,7 @@ EXAMPLE = JobSpec(
     gpus=8,
     grace_s=600,
     deadline_s=7 * 86400,
-)
+)  # fmt: skip
 
 if __name__ == "__main__":
-    print(to_yaml(render(EXAMPLE, "example", Placement(image="ovi-train:0.1.0"))), end="")
+    print(to_yaml(render(EXAMPLE, "train-fusion-example", "example", Cluster(), jobset=False)), end="")

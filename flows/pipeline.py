@@ -1,8 +1,8 @@
 """The Prefect flow `ovi-pipeline`: every stale stage of dvc.yaml, in its order, each as a task on an executor.
 
-The only module that imports prefect; import it once PREFECT_API_URL is set (flows/server.py). Tasks are called, not
-submitted: a SIGTERM does not reach a submitted one. Knows no stage by name: the graph says what follows what, the
-settings' `resources` say what a stage needs of a machine.
+Imports prefect, as flows/deploy.py does and no other; import it once PREFECT_API_URL is set (flows/server.py). Tasks
+are called, not submitted: a SIGTERM does not reach a submitted one. Knows no stage by name: the graph says what follows
+what, the settings' `resources` say what a stage needs of a machine.
 Try it: `ovi demo`.
 """
 
@@ -69,7 +69,7 @@ def run(settings: Settings, graph: Graph, executor: Executor, lineage: Lineage) 
             persist_result=False,
         )
         def attempt(because: list[str]) -> None:
-            _run_stage(stage, because, needs, graph, executor, lineage)
+            _run_stage(stage, because, needs, graph, executor, lineage, shared=settings.data.remote is not None)
 
         attempt(reasons)
 
@@ -81,9 +81,12 @@ def run(settings: Settings, graph: Graph, executor: Executor, lineage: Lineage) 
 
 
 def _run_stage(
-    stage: str, reasons: list[str], needs: Resources, graph: Graph, executor: Executor, lineage: Lineage
+    stage: str, reasons: list[str], needs: Resources, graph: Graph, executor: Executor, lineage: Lineage, shared: bool
 ) -> None:
-    """One attempt at a stage: its MLflow run, its job, its entry in dvc.lock. Raises OviError unless it succeeds."""
+    """One attempt at a stage: its MLflow run, its job, its entry in dvc.lock, its outputs in the remote, if `shared`.
+
+    Raises OviError unless all of that succeeds.
+    """
     running = graph.begin(stage)
     record = lineage.open_stage(stage, running.inputs)
     command = running.inputs.command
@@ -96,6 +99,8 @@ def _run_stage(
         outcome = executor.run(spec, _both(view, get_run_logger()))
         if outcome.status is Status.SUCCEEDED:
             hashes = graph.commit(running)
+            if shared:
+                graph.push(stage)
     finally:
         view.close()
         lineage.close_stage(stage, record, running.inputs.key, outcome, hashes)

@@ -1,8 +1,9 @@
 """From an evaluated model folder to a name that serving follows: the gate, the registry version, its aliases.
 
 Every evaluated model becomes a version of `promotion.model` and the `candidate`. It becomes the `champion`, and the one
-before it `previous`, when every threshold in `promotion.thresholds` holds and, with `promotion.approval`, a person said
-so. A figure that could not be computed fails the gate, unless evaluation says that it does not apply to these data.
+before it `previous` (flows/champions.py), when every threshold in `promotion.thresholds` holds and, with
+`promotion.approval`, a person said so. A figure that could not be computed fails the gate, unless evaluation says that
+it does not apply to these data.
 Try it: `ovi promote --model models/fusion --metrics out/evaluation/metrics.json --out out/promotion.json`.
 """
 
@@ -13,14 +14,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from flows import champions
+from flows.champions import CHAMPION, Move
 from ovi import storage
 from ovi.config import Promotion, Settings, Threshold
 from ovi.errors import OviError
 from ovi.models.folder import digest
 from ovi.progress import Progress
-from ovi.tracking import get_alias, register_version, set_alias, tag_version
+from ovi.tracking import get_alias, register_version, set_alias, tag_version, versions
 
-CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
+CANDIDATE = "candidate"
+PASSED = "gate_passed"
 NOT_APPLICABLE = "not applicable"  # how a reason in metrics_reasons.json begins when the figure makes no sense here
 
 
@@ -43,10 +47,8 @@ class Check:
         return f"{self.metric} is {found}, wanted {' and '.join(bounds)}{note}"
 
 
-def promote(
-    settings: Settings, model: Path, metrics: Path, out: Path, approved_by: str | None, progress: Progress
-) -> dict[str, Any]:
-    """Register the model, move the aliases, write `out`: {model, version, digest, alias, gate: [Check], promoted}.
+def promote(settings: Settings, model: Path, metrics: Path, out: Path, progress: Progress) -> dict[str, Any]:
+    """Register the model, move the aliases, write `out`: {model, version, digest, alias, run, gate: [Check], promoted}.
 
     Raises OviError, with nothing moved but `candidate` and nothing written, when the gate fails or approval is missing.
     """
@@ -55,19 +57,21 @@ def promote(
     found = digest(model)
     run = os.environ.get("MLFLOW_RUN_ID")  # its inputs name the model folder's hash, as the training run's outputs do
     version = register_version(settings.tracking, wanted.model, str(model), run, {"digest": found})
-    tag_version(settings.tracking, wanted.model, version, {f"gate/{check.metric}": check.words() for check in checks})
+    failed = [check.words() for check in checks if not check.passed]
+    said = {f"gate/{check.metric}": check.words() for check in checks}
+    tag_version(settings.tracking, wanted.model, version, {**said, PASSED: str(not failed).lower()})
     set_alias(settings.tracking, wanted.model, CANDIDATE, version)
     for check in checks:
         progress.note(f"{'passed' if check.passed else 'FAILED'}: {check.words()}")
-    failed = [check.words() for check in checks if not check.passed]
     if failed:
         raise OviError(f"version {version} of {wanted.model} is not promoted: {'; '.join(failed)}")
-    _crown(settings, wanted, version, approved_by)
+    _crown(settings, wanted, version)
     decision = {
         "model": wanted.model,
         "version": version,
         "digest": found,
         "alias": CHAMPION,
+        "run": versions(settings.tracking, wanted.model)[version]["run_id"],  # the one that registered these weights
         "gate": [asdict(check) for check in checks],
         "promoted": True,
     }
@@ -90,21 +94,39 @@ def _check(name: str, bound: Threshold, value: float | None, reasons: dict[str, 
     return Check(name, value, bound.min, bound.max, not (low or high))
 
 
-def _crown(settings: Settings, wanted: Promotion, version: str, approved_by: str | None) -> None:
+def approve(settings: Settings, by: str, reason: str, version: str | None = None) -> Move:
+    """A person's word for a version that passed its gate, the candidate by default; it becomes the champion.
+
+    Raises OviError when there is no such version, it did not pass, or another became the champion meanwhile.
+    """
+    wanted = settings.promotion
+    if not by.strip() or not reason.strip():
+        raise OviError("--by, --reason: say who approves and why")
+    chosen = version or get_alias(settings.tracking, wanted.model, CANDIDATE)
+    known = versions(settings.tracking, wanted.model)
+    if chosen is None or chosen not in known:
+        raise OviError(f"{wanted.model} has no version {chosen or 'yet'}; run `ovi promote` first")
+    if known[chosen]["tags"].get(PASSED) != "true":
+        raise OviError(f"version {chosen} of {wanted.model} did not pass its gate; `ovi promote` says why")
+    tag_version(settings.tracking, wanted.model, chosen, {"approved_by": by, "approved_because": reason})
+    now = champions.standing(settings.tracking, wanted.model)
+    if now.champion == chosen:
+        raise OviError(f"version {chosen} of {wanted.model} is the champion already")
+    return champions.move(settings.tracking, wanted.model, now.champion, chosen, by, reason)
+
+
+def _crown(settings: Settings, wanted: Promotion, version: str) -> None:
     """Make `version` the champion. One that already is stays so, whoever approved it then."""
-    champion = get_alias(settings.tracking, wanted.model, CHAMPION)
+    champion = champions.standing(settings.tracking, wanted.model).champion
     if champion == version:
+        champions.follow(settings.tracking, wanted.model)
         return
-    if wanted.approval and not approved_by:
+    if wanted.approval:
         raise OviError(
             f"version {version} of {wanted.model} passed the gate and waits for approval (promotion.approval): "
-            "`ovi promote --approved-by NAME`, then run the pipeline again"
+            "`ovi promote approve --by NAME --reason WHY`, then run the pipeline again"
         )
-    if approved_by:
-        tag_version(settings.tracking, wanted.model, version, {"approved_by": approved_by})
-    if champion is not None:
-        set_alias(settings.tracking, wanted.model, PREVIOUS, champion)
-    set_alias(settings.tracking, wanted.model, CHAMPION, version)
+    champions.move(settings.tracking, wanted.model, champion, version, "pipeline", "every threshold holds")
 
 
 def _reasons(metrics: Path) -> dict[str, str]:

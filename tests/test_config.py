@@ -47,7 +47,7 @@ def test_paper_profile_has_the_papers_numbers() -> None:
     for stage in (train.video_backbone, train.audio_pretrain, train.audio_finetune, train.fusion):
         assert (stage.t, stage.shift, stage.eps) == ("uniform", 1.0, 1e-8)
         assert (stage.warmup, stage.cooldown, stage.weight_decay, stage.ema) == (0, 0, 0, 0)
-    assert settings.curation.min_pixels == 720 * 720
+    assert settings.curation.min_pixels == 720 * 720 + 1
 
 
 @pytest.mark.parametrize("stage", ["video_backbone", "audio_pretrain", "audio_finetune", "fusion"])

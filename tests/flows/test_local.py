@@ -63,7 +63,14 @@ def wait_for(condition: Any, seconds: float = 60.0) -> None:
 
 
 def running(pids: list[int]) -> list[int]:
-    return [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
+    return [pid for pid in pids if _runs(pid)]
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_words_and_lines_are_heard_and_logged(tmp_path: Path) -> None:
@@ -171,6 +178,20 @@ def test_killing_the_flow_kills_the_tree(tmp_path: Path, how: str) -> None:
     flow.kill()
     flow.wait()
     wait_for(lambda: running(tree) == [], 30)
+
+
+def test_a_stop_that_meets_the_end_of_the_command_is_no_hang() -> None:
+    code = """
+import os, sys, time
+import psutil
+from flows.guard import Guard
+guard = Guard(os.getppid(), 5.0, ["true"])
+while psutil.Process(guard._child.pid).status() != psutil.STATUS_ZOMBIE:
+    time.sleep(0.01)
+guard._on_stop()
+sys.exit(guard.watch())
+"""
+    assert subprocess.run(python(code), cwd=Path(__file__).parents[2], timeout=60, check=False).returncode == 0
 
 
 def test_killing_the_guard_is_survived(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -9,84 +11,180 @@ import pytest
 import yaml
 
 from flows.jobs import JobSpec
-from flows.manifests import NAME, Placement, render, to_yaml
+from flows.manifests import LAUNCH, LEASE_S, NAME, lease, render, to_yaml
+from ovi import config
+from ovi.config import Cluster, Resources
 from ovi.errors import ConfigError
 
-WHERE = Placement(image="ovi-train:0.1.0")
-SPECS = {
-    "one node, no GPU": JobSpec("curate", ("ovi", "curate"), cpus=2, memory_gib=4),
-    "one node, GPUs": JobSpec("train_fusion", ("ovi", "train", "fusion"), processes=8, gpus=8, cpus=64, memory_gib=512),
-    "four nodes": JobSpec("train_fusion", ("ovi", "train"), nodes=4, processes=8, gpus=8, grace_s=600, env={"A": "b"}),
-}
+ROOT = Path(__file__).parents[2]
+VERSIONS = ("1.31", "1.32", "1.33", "1.34", "1.35", "1.36", "1.37")
+PROFILES = ("tiny", "small", "ovi-11b")
+WHERE = Cluster(env={"NCCL_DEBUG": "WARN"}, secrets=["ovi-s3"])
+RDMA = Resources(gpus=8, nodes=4, cpus=64, memory_gib=512, grace_s=600, devices={"rdma/hca": 8})
+OWNER = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "name": "x", "uid": "u", "blockOwnerDeletion": True}
 
 
-def job_of(objects: list[dict[str, Any]]) -> dict[str, Any]:
-    return next(item for item in objects if item["kind"] == "Job")
+def specs() -> dict[str, JobSpec]:
+    """Every stage of every profile, one for each different need, and a gang with RDMA."""
+    found: dict[str, JobSpec] = {}
+    seen: set[str] = set()
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    for profile in PROFILES:
+        settings = config.load(ROOT / "params.yaml", profile)
+        for stage in stages:
+            needs = settings.resources.get(stage, Resources())
+            if repr(needs) not in seen:
+                seen.add(repr(needs))
+                found[f"{profile} {stage}"] = JobSpec.of(stage, ("ovi", stage), needs, env={"A": "b"})
+    found["four nodes"] = JobSpec.of("train_fusion", ("ovi", "train", "fusion"), RDMA)
+    return found
 
 
+SPECS = specs()
+
+
+def objects(spec: JobSpec, jobset: bool, where: Cluster = WHERE) -> list[dict[str, Any]]:
+    return render(spec, "train-fusion-0a1b2c3d-12", "train-fusion-0a1b2c3d", where, jobset, OWNER)
+
+
+def job_of(spec: JobSpec, jobset: bool, where: Cluster = WHERE) -> dict[str, Any]:
+    """The Job, a JobSet's as its controller would make it."""
+    top = objects(spec, jobset, where)[-1]
+    if not jobset:
+        return top
+    (replicated,) = top["spec"]["replicatedJobs"]
+    assert replicated["replicas"] == 1
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "x"}, "spec": replicated["template"]["spec"]}
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_every_stage_of_every_profile_is_valid_in_every_version(name: str) -> None:
+    items = [*objects(SPECS[name], False), job_of(SPECS[name], True)]
+    if SPECS[name].nodes > 1:
+        queued = Cluster(queue="team", priority="high")
+        items += [*objects(SPECS[name], False, queued), job_of(SPECS[name], True, queued)]
+        items += [lease("x", "curate", WHERE, "2026-01-01T00:00:00.000000Z", "me", OWNER)]
+    for version in VERSIONS if SPECS[name].nodes > 1 else (VERSIONS[0], VERSIONS[-1]):  # they have the same fields
+        for item in items:
+            kubernetes_validate.validate(item, version, strict=True)
+
+
+def test_a_jobset_has_the_fields_of_its_definition() -> None:
+    """jobset.x-k8s.io/v1alpha2, whose schema no package of validators has."""
+    spec = objects(SPECS["four nodes"], True)[-1]["spec"]
+    allowed = {
+        "network": {"enableDNSHostnames", "subdomain", "publishNotReadyAddresses"},
+        "successPolicy": {"operator", "targetReplicatedJobs"},
+        "failurePolicy": {"maxRestarts", "restartStrategy", "rules"},
+    }
+    assert set(spec) <= {*allowed, "replicatedJobs", "suspend", "ttlSecondsAfterFinished"}
+    for part, fields in allowed.items():
+        assert set(spec[part]) <= fields
+    (rule,) = spec["failurePolicy"]["rules"]
+    assert set(rule) == {"name", "action", "onJobFailureReasons"}
+    assert rule["action"] == "RestartJobSetAndIgnoreMaxRestarts"
+    assert re.fullmatch(r"[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", rule["name"])
+    assert spec["failurePolicy"]["restartStrategy"] in ("Recreate", "BlockingRecreate")
+
+
+@pytest.mark.parametrize("jobset", [False, True], ids=["job", "jobset"])
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-@pytest.mark.parametrize("version", ["1.31", "1.34", "1.37"])
-def test_valid_strictly(spec: JobSpec, version: str) -> None:
-    for item in render(spec, "r1", WHERE):
-        kubernetes_validate.validate(item, version, strict=True)
-
-
-@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-def test_rules_no_schema_knows(spec: JobSpec) -> None:
-    job = job_of(render(spec, "r1", WHERE))["spec"]
+def test_rules_no_schema_knows(spec: JobSpec, jobset: bool) -> None:
+    top = objects(spec, jobset)[-1]
+    assert top["metadata"]["ownerReferences"] == [OWNER]
+    job = job_of(spec, jobset)["spec"]
     pod = job["template"]["spec"]
     container = pod["containers"][0]
     assert (job["completions"], job["parallelism"]) == (spec.nodes, spec.nodes)
     assert job["podReplacementPolicy"] == "Failed"  # the API server demands it beside a podFailurePolicy
     assert pod["restartPolicy"] == "Never"  # likewise
-    assert container["resources"]["limits"] == container["resources"]["requests"]
+    assert job["activeDeadlineSeconds"] > spec.deadline_s + spec.grace_s  # the flow's own clock comes first
+    asked = container["resources"]
+    assert asked["limits"] == asked["requests"]
+    assert asked["limits"].get("nvidia.com/gpu", "0") == str(spec.gpus)
     assert pod["terminationGracePeriodSeconds"] == spec.grace_s
-    assert container["command"] == list(spec.command)
+    assert container["command"] == [*(LAUNCH if spec.nodes > 1 else ()), *spec.command]
     env = {item["name"]: item.get("value") for item in container["env"]}
     assert int(env["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]) < max(spec.grace_s, 2)  # ranks stop before the pod is killed
     assert (env["PET_NNODES"], env["PET_NPROC_PER_NODE"]) == (str(spec.nodes), str(spec.processes))
-    assert spec.env.items() <= env.items()
+    assert {**spec.env, **WHERE.env}.items() <= env.items()
     mounts = {mount["name"] for mount in container["volumeMounts"]}
     assert mounts == {volume["name"] for volume in pod["volumes"]}
+    for labels in (top["metadata"]["labels"], job["template"]["metadata"]["labels"]):
+        assert all(re.fullmatch(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", value) for value in labels.values())
+
+
+@pytest.mark.parametrize("jobset", [False, True], ids=["job", "jobset"])
+def test_pods_are_nobody_and_know_no_secret(jobset: bool) -> None:
+    pod = job_of(SPECS["four nodes"], jobset)["spec"]["template"]["spec"]
+    container = pod["containers"][0]
+    assert pod["automountServiceAccountToken"] is False  # they need nothing of the API server
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["IPC_LOCK"]}  # RDMA pins memory
+    assert container["envFrom"] == [{"secretRef": {"name": "ovi-s3"}}]
+    assert not re.search(r"(?i)secret_access|password|token=", to_yaml(objects(SPECS["four nodes"], jobset)))
+    plain = job_of(JobSpec("curate", ("ovi",)), jobset)["spec"]["template"]["spec"]["containers"][0]
+    assert plain["securityContext"]["capabilities"] == {"drop": ["ALL"]}
 
 
 def test_several_nodes_meet_at_a_headless_service() -> None:
-    objects = render(SPECS["four nodes"], "r1", WHERE)
-    service = objects[0]
-    job = job_of(objects)
+    service, job = objects(SPECS["four nodes"], False)
     name = job["metadata"]["name"]
     assert service["kind"] == "Service"
     assert service["spec"]["clusterIP"] == "None"
     assert service["spec"]["selector"] == {"batch.kubernetes.io/job-name": name}
     assert job["spec"]["template"]["spec"]["subdomain"] == service["metadata"]["name"]
-    env = {item["name"]: item.get("value") for item in job["spec"]["template"]["spec"]["containers"][0]["env"]}
-    assert env["PET_MASTER_ADDR"] == f"{name}-0.{service['metadata']['name']}"
-    assert len(render(SPECS["one node, no GPU"], "r1", WHERE)) == 1
+    assert _address(job) == f"{name}-0.{service['metadata']['name']}"
+    (jobset,) = objects(SPECS["four nodes"], True)
+    assert jobset["spec"]["network"]["subdomain"] == name
+    assert _address(job_of(SPECS["four nodes"], True)) == f"{name}-node-0-0.{name}"
+    assert len(objects(JobSpec("curate", ("ovi",)), False)) == 1
+
+
+def _address(job: dict[str, Any]) -> str:
+    env = job["spec"]["template"]["spec"]["containers"][0]["env"]
+    return str(next(item["value"] for item in env if item["name"] == "PET_MASTER_ADDR"))
 
 
 def test_a_disruption_moves_one_pod_but_ends_a_gang() -> None:
-    def action(spec: JobSpec) -> str:
-        rules = job_of(render(spec, "r1", WHERE))["spec"]["podFailurePolicy"]["rules"]
-        return str(rules[1]["action"])
+    def actions(spec: JobSpec, jobset: bool) -> list[str]:
+        return [str(rule["action"]) for rule in job_of(spec, jobset)["spec"]["podFailurePolicy"]["rules"]]
 
-    assert action(SPECS["one node, GPUs"]) == "Ignore"
-    assert action(SPECS["four nodes"]) == "FailJob"
+    one = JobSpec("curate", ("ovi",))
+    assert (actions(one, False), actions(SPECS["four nodes"], False)) == (["FailJob", "Ignore"], ["FailJob", "FailJob"])
+    assert actions(one, True) == ["FailJob"]  # of a disruption alone: the JobSet's rule acts on that reason
+
+
+def test_kueue_is_asked_at_the_top() -> None:
+    for jobset in (False, True):
+        top = objects(SPECS["four nodes"], jobset, Cluster(queue="team", priority="high"))[-1]
+        assert top["spec"]["suspend"] is True
+        assert top["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
+        assert top["metadata"]["labels"]["kueue.x-k8s.io/priority-class"] == "high"
+        assert "suspend" not in objects(SPECS["four nodes"], jobset)[-1]["spec"]
 
 
 def test_shared_memory_is_counted_as_memory() -> None:
-    spec = SPECS["one node, no GPU"]
-    pod = job_of(render(spec, "r1", Placement(image="x", shared_memory_gib=2)))["spec"]["template"]["spec"]
+    job = job_of(JobSpec("curate", ("ovi",), memory_gib=4), False, Cluster(shared_memory_gib=2))
+    pod = job["spec"]["template"]["spec"]
     assert pod["containers"][0]["resources"]["limits"]["memory"] == f"{6 * 1024}Mi"
 
 
-@pytest.mark.parametrize("run", ["Upper", "has space", "x" * NAME, "ends-"])
-def test_a_name_kubernetes_refuses_is_one_line(run: str) -> None:
+def test_a_lease_outlives_several_missed_renewals() -> None:
+    from flows.lease import RENEW_S
+
+    assert LEASE_S >= 5 * RENEW_S
+
+
+@pytest.mark.parametrize("name", ["Upper", "has space", "x" * (NAME - 5), "ends-"])
+def test_a_name_kubernetes_refuses_is_one_line(name: str) -> None:
     with pytest.raises(ConfigError, match="not a name Kubernetes takes"):
-        render(SPECS["four nodes"], run, WHERE)
+        render(SPECS["four nodes"], name, "r1", WHERE, False)
 
 
 def test_yaml_reads_back_and_has_no_aliases() -> None:
-    objects = render(SPECS["four nodes"], "r1", WHERE)
-    text = to_yaml(objects)
-    assert list(yaml.safe_load_all(text)) == objects
+    rendered = objects(SPECS["four nodes"], False)
+    text = to_yaml(rendered)
+    assert list(yaml.safe_load_all(text)) == rendered
     assert "&id" not in text

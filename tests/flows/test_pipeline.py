@@ -22,6 +22,7 @@ import pytest
 
 from flows import server
 from flows.workspace import Workspace
+from tests.cluster.double import Double
 from tests.flows import toy
 
 pytestmark = pytest.mark.e2e
@@ -46,8 +47,8 @@ def root(tmp_path: Path) -> Path:
     return toy.make(tmp_path / "clone")
 
 
-def demo(root: Path, api: str | None, *words: str) -> subprocess.Popen[str]:
-    env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_API")}
+def demo(root: Path, api: str | None, *words: str, **more: str) -> subprocess.Popen[str]:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_API")} | more
     return subprocess.Popen(
         [OVI, "demo", *words],
         cwd=root,
@@ -171,6 +172,30 @@ def test_stopping_leaves_nothing_and_the_next_run_continues(
         assert finish(demo(root, api))[0] == 0
         assert toy.ran(root) == ["first", "second", "second", "third"]
         assert runs(root) == ALL_FINISHED
+
+
+def test_the_same_pipeline_in_a_cluster(root: Path, api: str, tmp_path: Path) -> None:
+    """Stages in pods, the flow here; stopped in the middle it leaves no pod, and goes on where it was."""
+    toy.behave(root, "second", "sleep")
+    with Double(tmp_path / "double", {"ovi-work": root}) as double:
+        words = ("--set", "executor=kubernetes", "--set", "resources.third={nodes: 1, executor: local}")
+        process = demo(root, api, *words, KUBECONFIG=str(double.kubeconfig))
+        children = sleepers(root)
+        process.send_signal(signal.SIGTERM)
+        code, _, err = finish(process)
+        assert (code, "Traceback" in err) == (143, False)
+        assert double.left() == []
+        assert gone(children, 0)
+        toy.behave(root, "second", "")
+        code, out, err = finish(demo(root, api, *words, KUBECONFIG=str(double.kubeconfig)))
+        assert (code, err) == (0, "")
+        assert "second: its pod runs" in out
+        assert len(double.kubelet.containers) == 3
+        assert double.left() == []
+    assert toy.ran(root) == ["first", "second", "second", "third"]
+    assert runs(root) == ALL_FINISHED
+    assert re.fullmatch(r"ovi-train@sha256:[0-9a-f]{64}", tags(root, "second")["ovi.image"])
+    assert "ovi.image" not in tags(root, "third")
 
 
 def test_a_second_flow_is_refused_and_a_killed_one_leaves_nothing(root: Path) -> None:

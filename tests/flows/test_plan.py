@@ -34,6 +34,20 @@ def test_what_runs_what_may_and_what_does_not(tmp_path: Path) -> None:
     assert "1 of 3 stages run for certain" in text
 
 
+def test_the_plan_says_where_and_what_it_may_cost(tmp_path: Path) -> None:
+    root = toy.make(tmp_path / "clone")
+    sets = ("executor=kubernetes", "cluster.queue=team", "resources.second={gpus: 8, nodes: 2, deadline_s: 7200}")
+    workspace = Workspace(root)
+    steps = look_ahead(workspace, toy.settings(root, *sets, "resources.third={executor: local}"))
+    assert [step.place for step in steps] == ["kubernetes/team", "kubernetes/team", "local"]
+    text = words(steps)
+    assert "2 x 2 CPUs, 6 GiB, 8 GPUs, kubernetes/team" in text
+    assert text.endswith("3 of 3 stages run for certain; 32.0 GPU-hours at most, by the deadlines of what never ran")
+    workspace.record("second", seconds=900.0)
+    text = words(look_ahead(workspace, toy.settings(root, *sets)))
+    assert text.endswith("run for certain; 4.0 GPU-hours")
+
+
 def test_resources_of_no_stage_are_one_line(tmp_path: Path) -> None:
     root = toy.make(tmp_path / "clone")
     settings = toy.settings(root, "resources.fourth.cpus=1")

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-import sqlite3
-from contextlib import closing
+import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from flows.promote import gate, promote
+from flows import champions
+from flows.champions import Move
+from flows.promote import approve, gate, promote
 from ovi import config, storage, tracking
 from ovi.config import Settings, Threshold
 from ovi.errors import OviError
@@ -21,9 +25,12 @@ from tests.flows import toy
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One migrated MLflow database; each test promotes another name in it."""
-    return tmp_path_factory.mktemp("mlflow")
+def store(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Path:
+    """One MLflow database; each test promotes another name in it."""
+    folder = tmp_path_factory.mktemp("promote")
+    (folder / "out").mkdir()
+    shutil.copy(migrated, folder / "out" / "mlflow.db")
+    return folder
 
 
 class Bench:
@@ -63,7 +70,6 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path: Path, store: Path, request: pytest.FixtureRequest) -> Bench:
-    (store / "out").mkdir(exist_ok=True)
     return Bench(tmp_path, store, request.node.name[:40])
 
 
@@ -103,13 +109,14 @@ def test_a_model_that_passes_becomes_the_champion(bench: Bench) -> None:
     figures = bench.metrics(
         {**GOOD, "sync/mouth/auc": None}, {"sync/mouth/auc": "not applicable: no mouth scene in these data"}
     )
-    promote(settings, bench.model(1.0), figures, bench.out, None, Silent())
+    promote(settings, bench.model(1.0), figures, bench.out, Silent())
     decision = storage.read_json(bench.out)
     assert decision == {
         "model": bench.name,
         "version": "1",
         "digest": digest(bench.root / "model"),
         "alias": "champion",
+        "run": None,
         "promoted": True,
         "gate": [
             {"metric": "sync/blink/auc", "value": 0.8, "min": 0.5, "max": None, "passed": True, "note": ""},
@@ -126,48 +133,105 @@ def test_a_model_that_passes_becomes_the_champion(bench: Bench) -> None:
     assert bench.aliases(settings) == {"candidate": "1", "champion": "1", "previous": None}
 
     written = bench.out.read_bytes()
-    promote(settings, bench.model(1.0), figures, bench.out, None, Silent())
+    promote(settings, bench.model(1.0), figures, bench.out, Silent())
     assert bench.out.read_bytes() == written  # the same weights are the same version
 
-    promote(settings, bench.model(2.0), figures, bench.out, None, Silent())
+    promote(settings, bench.model(2.0), figures, bench.out, Silent())
     assert bench.aliases(settings) == {"candidate": "2", "champion": "2", "previous": "1"}
 
 
 def test_a_model_that_fails_is_a_candidate_and_nothing_more(bench: Bench) -> None:
     settings = bench.settings({"sync/blink/auc": {"min": 0.5}, "loss/fusion/audio/drop": {"min": 0.3}})
-    promote(bench.settings({}), bench.model(1.0), bench.metrics(GOOD), bench.out, None, Silent())
+    promote(bench.settings({}), bench.model(1.0), bench.metrics(GOOD), bench.out, Silent())
     bench.out.unlink()
     with pytest.raises(OviError) as caught:
-        promote(settings, bench.model(2.0), bench.metrics(GOOD), bench.out, None, Silent())
+        promote(settings, bench.model(2.0), bench.metrics(GOOD), bench.out, Silent())
     line = f"version 2 of {bench.name} is not promoted: loss/fusion/audio/drop is 0.1, wanted at least 0.3"
     assert str(caught.value) == line
     assert not bench.out.exists()
     assert bench.aliases(settings) == {"candidate": "2", "champion": "1", "previous": None}
 
 
-def test_approval_is_a_persons_and_is_kept(bench: Bench, store: Path) -> None:
+def test_approval_is_a_persons_and_is_kept(bench: Bench) -> None:
     settings = bench.settings({"sync/blink/auc": {"min": 0.5}}, approval=True)
     figures = bench.metrics(GOOD)
-    with pytest.raises(OviError, match=r"waits for approval.*`ovi promote --approved-by NAME`"):
-        promote(settings, bench.model(1.0), figures, bench.out, None, Silent())
+    with pytest.raises(OviError, match="has no version yet"):
+        approve(settings, "Ada", "why not")
+    with pytest.raises(OviError, match=r"waits for approval.*`ovi promote approve --by NAME --reason WHY`"):
+        promote(settings, bench.model(1.0), figures, bench.out, Silent())
     assert not bench.out.exists()
     assert bench.aliases(settings)["champion"] is None
-    promote(settings, bench.model(1.0), figures, bench.out, "Ada Lovelace", Silent())
+    with pytest.raises(OviError, match="say who approves and why"):
+        approve(settings, "Ada Lovelace", " ")
+    move = approve(settings, "Ada Lovelace", "sounds right")
+    assert (move.before, move.to, move.by, move.reason) == (None, "1", "Ada Lovelace", "sounds right")
     assert bench.aliases(settings)["champion"] == "1"
-    with closing(sqlite3.connect(store / "out" / "mlflow.db")) as base:
-        query = "select key, value from model_version_tags where name = ?"
-        kept = dict(base.execute(query, (bench.name,)).fetchall())
-    assert kept["approved_by"] == "Ada Lovelace"
+    kept = tracking.versions(settings.tracking, bench.name)["1"]["tags"]
+    assert (kept["approved_by"], kept["approved_because"]) == ("Ada Lovelace", "sounds right")
     assert kept["gate/sync/blink/auc"] == "sync/blink/auc is 0.8, wanted at least 0.5"
-    promote(settings, bench.model(1.0), figures, bench.out, None, Silent())  # the pipeline's turn, after the approval
+    promote(settings, bench.model(1.0), figures, bench.out, Silent())  # the pipeline's turn, after the approval
     assert storage.read_json(bench.out)["promoted"]
+    with pytest.raises(OviError, match="is the champion already"):
+        approve(settings, "Ada Lovelace", "again")
 
 
 def test_approval_does_not_open_the_gate(bench: Bench) -> None:
     settings = bench.settings({"sync/blink/auc": {"min": 0.9}}, approval=True)
     with pytest.raises(OviError, match="is not promoted"):
-        promote(settings, bench.model(1.0), bench.metrics(GOOD), bench.out, "Ada Lovelace", Silent())
+        promote(settings, bench.model(1.0), bench.metrics(GOOD), bench.out, Silent())
+    with pytest.raises(OviError, match="did not pass its gate"):
+        approve(settings, "Ada Lovelace", "I like it")
     assert bench.aliases(settings)["champion"] is None
+
+
+def test_of_twenty_promotions_at_once_one_wins(bench: Bench) -> None:
+    settings = bench.settings({})
+    promote(settings, bench.model(0.0), bench.metrics(GOOD), bench.out, Silent())
+    for number in range(20):
+        tracking.register_version(settings.tracking, bench.name, "somewhere", None, {"digest": str(number)})
+    barrier = threading.Barrier(20)
+
+    def race(number: int) -> Move | OviError:
+        barrier.wait()
+        try:
+            return champions.move(settings.tracking, bench.name, "1", str(number), f"racer {number}", "first")
+        except OviError as error:
+            return error
+
+    with ThreadPoolExecutor(20) as pool:
+        results = list(pool.map(race, range(2, 22)))
+    (winner,) = (result for result in results if isinstance(result, Move))
+    lines = [str(result) for result in results if isinstance(result, OviError)]
+    assert all(f"meanwhile version {winner.to} became the champion" in line for line in lines)
+    assert bench.aliases(settings) == {"candidate": "1", "champion": winner.to, "previous": "1"}
+    moves = champions.history(settings.tracking, bench.name)
+    assert [move.number for move in moves] == list(range(1, 22))  # every try is on record, winners and losers
+    assert sum(move.held for move in moves) == 2
+
+
+def test_rolling_back_is_one_quick_step_and_can_be_undone(bench: Bench) -> None:
+    settings = bench.settings({})
+    with pytest.raises(OviError, match="no champion before"):
+        champions.rollback(settings.tracking, bench.name, "Ada", "clicks")
+    for value in (1.0, 2.0):
+        promote(settings, bench.model(value), bench.metrics(GOOD), bench.out, Silent())
+    began = time.monotonic()
+    champions.rollback(settings.tracking, bench.name, "Ada", "clicks in the sound")
+    assert time.monotonic() - began < 5
+    assert bench.aliases(settings) == {"candidate": "2", "champion": "1", "previous": "2"}
+    champions.rollback(settings.tracking, bench.name, "Ada", "it was the loudspeaker")
+    assert bench.aliases(settings) == {"candidate": "2", "champion": "2", "previous": "1"}
+    told = [move.line() for move in champions.history(settings.tracking, bench.name)]
+    assert "version 2 -> 1" in told[2]
+    assert "Ada: clicks in the sound" in told[2]
+
+
+def test_a_champion_from_before_the_log_is_known(bench: Bench) -> None:
+    settings = bench.settings({})
+    tracking.register_version(settings.tracking, bench.name, "somewhere", None, {"digest": "old"})
+    tracking.set_alias(settings.tracking, bench.name, "champion", "1")
+    promote(settings, bench.model(1.0), bench.metrics(GOOD), bench.out, Silent())
+    assert bench.aliases(settings) == {"candidate": "2", "champion": "2", "previous": "1"}
 
 
 def test_a_damaged_model_is_not_registered(bench: Bench) -> None:
@@ -176,5 +240,5 @@ def test_a_damaged_model_is_not_registered(bench: Bench) -> None:
     weights = model / "part.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
     with pytest.raises(OviError, match="sha256"):
-        promote(settings, model, bench.metrics(GOOD), bench.out, None, Silent())
+        promote(settings, model, bench.metrics(GOOD), bench.out, Silent())
     assert bench.aliases(settings)["candidate"] is None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +13,59 @@ import pytest
 import yaml
 
 from flows import manifests
+from flows.preflight import NEEDED
+from ovi.config import Cluster
 
 REPOSITORY = Path(__file__).parents[2]
 INFRA = REPOSITORY / "infra"
-EXAMPLE = INFRA / "k8s" / "examples" / "train-fusion.yaml"
+K8S = INFRA / "k8s"
+EXAMPLE = K8S / "examples" / "train-fusion.yaml"
 IMAGES = sorted(INFRA.glob("images/*.Dockerfile"))
-VERSIONS = ("1.31", "1.37")
+OVERLAYS = ("small", "production")
+VERSIONS = ("1.31", "1.32", "1.33", "1.34", "1.35", "1.36", "1.37")
+CUSTOM = {  # kinds of other people's, with the fields of their `spec` that are used here
+    "ResourceFlavor": ("kueue.x-k8s.io/v1beta2", {"nodeLabels"}),
+    "ClusterQueue": (
+        "kueue.x-k8s.io/v1beta2", {"namespaceSelector", "queueingStrategy", "preemption", "resourceGroups"},
+    ),
+    "LocalQueue": ("kueue.x-k8s.io/v1beta2", {"clusterQueue"}),
+    "WorkloadPriorityClass": ("kueue.x-k8s.io/v1beta2", set()),
+    "ServiceMonitor": ("monitoring.coreos.com/v1", {"selector", "endpoints"}),
+}  # fmt: skip
+CLUSTER_WIDE = {"Namespace", "ResourceFlavor", "ClusterQueue", "WorkloadPriorityClass"}
 
 
 def objects() -> list[tuple[str, dict[str, Any]]]:
     found = []
-    for path in sorted(INFRA.rglob("*.yaml")):
-        found += [(f"{path.name}:{item['kind']}", item) for item in yaml.safe_load_all(path.read_text())]
+    for path in sorted(K8S.rglob("*.yaml")):
+        if path.name != "kustomization.yaml":
+            found += [(f"{path.name}:{item['kind']}", item) for item in yaml.safe_load_all(path.read_text())]
     return found
 
 
-@pytest.mark.parametrize(("name", "item"), objects(), ids=[name for name, _ in objects()])
+def build(folder: Path) -> Iterator[dict[str, Any]]:
+    """What `kubectl kustomize` makes of a folder that only lists resources, generates ConfigMaps and sets images."""
+    plan = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    assert set(plan) <= {"apiVersion", "kind", "resources", "configMapGenerator", "images"}
+    for name in plan.get("resources", []):
+        path = (folder / name).resolve()
+        yield from build(path) if path.is_dir() else yaml.safe_load_all(path.read_text())
+    for wanted in plan.get("configMapGenerator", []):
+        data = {Path(name).name: (folder / name).read_text() for name in wanted["files"]}
+        meta = {"name": wanted["name"], "namespace": wanted["namespace"], "labels": wanted["options"]["labels"]}
+        yield {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": data}
+
+
 @pytest.mark.parametrize("version", VERSIONS)
-def test_every_object_passes_the_strict_schema(name: str, item: dict[str, Any], version: str) -> None:
-    kubernetes_validate.validate(item, version, strict=True)
+def test_every_object_passes_the_strict_schema(version: str) -> None:
+    generated = [it for it in build(K8S / "overlays" / "production") if it["kind"] == "ConfigMap"]
+    for name, item in [*objects(), *(("generated", it) for it in generated)]:
+        if item["kind"] in CUSTOM:
+            group, fields = CUSTOM[item["kind"]]
+            assert item["apiVersion"] == group, name
+            assert set(item.get("spec", {})) <= fields, name
+        else:
+            kubernetes_validate.validate(item, version, strict=True)
 
 
 def test_the_schema_check_can_fail() -> None:
@@ -38,17 +75,34 @@ def test_the_schema_check_can_fail() -> None:
 
 
 def test_the_example_is_what_the_renderer_writes() -> None:
-    rendered = manifests.render(manifests.EXAMPLE, "example", manifests.Placement(image="ovi-train:0.1.0"))
+    rendered = manifests.render(manifests.EXAMPLE, "train-fusion-example", "example", Cluster(), jobset=False)
     assert EXAMPLE.read_text() == manifests.to_yaml(rendered), "run: python -m flows.manifests > " + str(EXAMPLE)
 
 
-def test_names_that_objects_use_exist() -> None:
-    names = {(item["kind"], item["metadata"]["name"]) for _, item in objects()}
-    where = manifests.Placement(image="x")
-    assert ("Namespace", where.namespace) in names
-    assert ("ServiceAccount", where.service_account) in names
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_names_that_objects_use_exist(overlay: str) -> None:
+    found = list(build(K8S / "overlays" / overlay))
+    names = [(item["kind"], item["metadata"]["name"]) for item in found]
+    assert len(set(names)) == len(names)
+    where = Cluster()
+    assert {("Namespace", where.namespace), ("ServiceAccount", where.service_account)} <= set(names)
     assert ("PersistentVolumeClaim", where.claim) in names
-    assert all(item["kind"] == "Namespace" or item["metadata"]["namespace"] == where.namespace for _, item in objects())
+    for item in found:
+        meta, kind = item["metadata"], item["kind"]
+        assert (meta.get("namespace") is None) if kind in CLUSTER_WIDE else (meta["namespace"] == where.namespace)
+        if kind != "Deployment":
+            continue
+        pod = item["spec"]["template"]
+        assert item["spec"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+        claims = [
+            v["persistentVolumeClaim"]["claimName"] for v in pod["spec"]["volumes"] if "persistentVolumeClaim" in v
+        ]
+        assert all(("PersistentVolumeClaim", claim) in names for claim in claims)
+        account = pod["spec"].get("serviceAccountName")
+        assert account is None or ("ServiceAccount", account) in names
+    for kind in ("HorizontalPodAutoscaler", "PodDisruptionBudget"):
+        for item in (it for it in found if it["kind"] == kind):
+            assert ("Deployment", item["metadata"]["name"]) in names
 
 
 def test_stages_have_no_rights_and_the_flow_only_those_it_uses() -> None:
@@ -58,7 +112,59 @@ def test_stages_have_no_rights_and_the_flow_only_those_it_uses() -> None:
     assert bound == ["ovi-flow"]
     rules = next(item["rules"] for item in kinds if item["kind"] == "Role")
     assert "*" not in {word for rule in rules for key in ("verbs", "resources", "apiGroups") for word in rule[key]}
-    assert "secrets" not in {resource for rule in rules for resource in rule["resources"]}
+    given = {
+        (group, resource): set(rule["verbs"])
+        for rule in rules for group in rule["apiGroups"] for resource in rule["resources"]
+    }  # fmt: skip
+    held = given.pop(("coordination.k8s.io", "leases/finalizers"))
+    assert held == {"update"}
+    assert given == {
+        (group, resource): set(verbs) for verbs, group, resource in NEEDED
+    }  # what `ovi preflight` asks for
+
+
+def test_every_pod_is_nobody_bounded_and_without_a_secret_in_sight() -> None:
+    for name, item in objects():
+        if item["kind"] not in ("Deployment", "Job"):
+            continue
+        pod = item["spec"]["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] is True, name
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        (container,) = pod["containers"]
+        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+        assert container["securityContext"]["capabilities"]["drop"] == ["ALL"]
+        assert container["resources"]["limits"]["memory"] == container["resources"]["requests"]["memory"]
+        assert re.fullmatch(r"ovi-(train|flow|serve):\d+\.\d+\.\d+", container["image"])
+        api = pod.get("automountServiceAccountToken", True)
+        assert api is (pod.get("serviceAccountName") == "ovi-flow")  # the flow alone speaks to the API server
+        for variable in container["env"]:
+            secret = re.search(r"(?i)password|secret|token|database|store_uri|connection_url", variable["name"])
+            assert not secret or "value" not in variable, variable["name"]
+    assert not any(item["kind"] == "Secret" for _, item in objects())
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_nobody_is_reached_who_is_not_named(overlay: str) -> None:
+    policies = [item for item in build(K8S / "overlays" / overlay) if item["kind"] == "NetworkPolicy"]
+    (default,) = (item for item in policies if item["spec"]["podSelector"] == {})
+    assert "ingress" not in default["spec"]
+    reached = {value for item in policies for value in item["spec"]["podSelector"].get("matchLabels", {}).values()}
+    assert reached == {"ovi-flows", "tracking", "serving"}
+
+
+def test_dashboards_ask_for_figures_that_the_service_tells() -> None:
+    told = (REPOSITORY / "services" / "generation" / "metrics.py").read_text()
+    for path in K8S.rglob("dashboards/*.json"):
+        board = json.loads(path.read_text())
+        asked = {
+            name for panel in board["panels"] for t in panel["targets"] for name in re.findall(r"ovi_\w+", t["expr"])
+        }
+        assert len(asked) >= 8
+        for name in asked:
+            assert f'"{re.sub("_(total|sum|count)$", "", name)}"' in told, name
+        assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
+    scaler = next(item for _, item in objects() if item["kind"] == "HorizontalPodAutoscaler")
+    assert f'"{scaler["spec"]["metrics"][0]["object"]["metric"]["name"]}"' in told
 
 
 def test_the_example_fits_the_quota() -> None:
