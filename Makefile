@@ -22,7 +22,7 @@ demo: $(READY)   ## raw video to a served clip on two CPU cores; SOURCE=DIR (or 
 	@$(BIN)/ovi demo --profile $(PROFILE) $(if $(SOURCE),--set 'corpus.source=$(if $(findstring ://,$(SOURCE)),$(SOURCE),$(abspath $(SOURCE)))')
 
 test: lint       ## formatting, types, import rules, then every test
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n 2 --dist loadfile
 
 lint: $(READY)
 	@$(BIN)/ruff check .
