@@ -35,7 +35,7 @@ import psutil
 
 from ovi import config, storage
 from ovi.config import Settings
-from ovi.curation import sync
+from ovi.curation import parts, sync
 from ovi.curation.manifest import Row
 from ovi.curation.margins import measure
 from ovi.curation.scenes import mark_starts, thumbnail
@@ -375,4 +375,6 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    if not parts.SINGLE.items() <= os.environ.items():  # one thread, as the workers of `ovi curate`
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **parts.SINGLE})
     sys.exit(main())
