@@ -24,6 +24,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=N
 promote_app = typer.Typer(invoke_without_command=True)
 
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Instead of service.port; 0 takes a free one.")]
+MlflowPort = Annotated[int, typer.Option(min=1, max=65535, help="Port of the MLflow pages.")]
+PrefectPort = Annotated[int, typer.Option(min=1, max=65535, help="Port of the Prefect pages.")]
 
 
 @app.command(epilog="Example: ovi demo --set corpus.source=my/clips --port 3001")
@@ -188,8 +190,7 @@ def preflight(params: Params = PARAMS, profile: Profile = None, sets: Sets = Non
 
 @app.command(epilog="Example: ovi ui --mlflow-port 5001")
 def ui(
-    mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the MLflow pages.")] = 5000,
-    prefect_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the Prefect pages.")] = 4200,
+    mlflow_port: MlflowPort = 5000, prefect_port: PrefectPort = 4200,
     params: Params = PARAMS, profile: Profile = None, sets: Sets = None,
 ) -> None:  # fmt: skip
     """Serve the MLflow and Prefect pages of this clone on loopback until Ctrl-C."""
@@ -202,8 +203,7 @@ def ui(
 
 @app.command(epilog="Example: ovi platform --mlflow-port 5001")
 def platform(
-    mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the MLflow pages.")] = 5000,
-    prefect_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the Prefect pages.")] = 4200,
+    mlflow_port: MlflowPort = 5000, prefect_port: PrefectPort = 4200,
     params: Params = PARAMS, profile: Profile = None, sets: Sets = None,
 ) -> None:  # fmt: skip
     """Serve both pages and take the runs of prefect.yaml, scheduled or asked for, until Ctrl-C."""

@@ -106,13 +106,11 @@ def open_read(address: str) -> BinaryIO:
     return io.BufferedReader(_Ranges(address), AHEAD)
 
 
-class _Ranges(io.RawIOBase):
-    """Each read is one ranged request for the version that was opened."""
+class Seekable(io.RawIOBase):
+    """A file whose bytes come from elsewhere. A subclass reads from `_at` in `readinto`, and moves it."""
 
-    def __init__(self, address: str) -> None:
-        head = _head(address)
-        self._address, self._at = address, 0
-        self._size, self._version = int(head["ContentLength"]), head["ETag"]
+    def __init__(self, size: int) -> None:
+        self._size, self._at = size, 0
 
     def readable(self) -> bool:
         return True
@@ -126,6 +124,15 @@ class _Ranges(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence])
         return self._at
+
+
+class _Ranges(Seekable):
+    """Each read is one ranged request for the version that was opened."""
+
+    def __init__(self, address: str) -> None:
+        head = _head(address)
+        super().__init__(int(head["ContentLength"]))
+        self._address, self._version = address, head["ETag"]
 
     def readinto(self, buffer: Any) -> int:
         length = min(len(buffer), self._size - self._at)

@@ -22,6 +22,7 @@ from ovi import s3
 from ovi.errors import OviError
 
 CHUNK = 1 << 20
+Seekable = s3.Seekable  # for rooms that hold what they read of an object
 
 
 def is_remote(address: str | Path) -> bool:

@@ -63,22 +63,10 @@ class Remote:
         return self._file
 
 
-class _View(io.RawIOBase):
+class _View(storage.Seekable):
     def __init__(self, source: Remote) -> None:
-        self._source, self._size, self._at = source, source.size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence])
-        return self._at
+        super().__init__(source.size)
+        self._source = source
 
     def readinto(self, buffer: Any) -> int:
         if self._at >= self._size:

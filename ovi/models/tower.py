@@ -51,13 +51,9 @@ class Tower(nn.Module):
         self.config = config
         dim = config.dim
         self.patch_embedding = VideoPatch(config) if config.modality == "video" else AudioPatch(config)
-        self.text_embedding = nn.Sequential(
-            nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim)
-        )
+        self.text_embedding = _embedding(config.text_dim, dim)
         if config.sound_dim:
-            self.sound_embedding = nn.Sequential(
-                nn.Linear(config.sound_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim)
-            )
+            self.sound_embedding = _embedding(config.sound_dim, dim)
         self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
         self.blocks = nn.ModuleList(Block(dim, config.ffn_dim, config.heads, config.eps) for _ in range(config.layers))
@@ -235,6 +231,11 @@ class Head(nn.Module):
         """x [B, L, D], time [B, R, D] -> [B, L, out]."""
         shift, scale = (self.modulation + time.unsqueeze(2)).unsqueeze(3).unbind(2)
         return self.head(modulated(x, shift, scale, self.eps))
+
+
+def _embedding(width: int, dim: int) -> nn.Sequential:
+    """From an encoder's rows to the tower's keys."""
+    return nn.Sequential(nn.Linear(width, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim))
 
 
 def _part(s: Stream, shared: Shared) -> Stream:

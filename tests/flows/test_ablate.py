@@ -17,9 +17,7 @@ import psutil
 import pytest
 import yaml
 
-from flows import server
 from flows.cells import FOLDER
-from flows.workspace import Workspace
 from tests.flows import toy
 
 pytestmark = pytest.mark.e2e
@@ -68,17 +66,6 @@ STAGES = {
         "publish": {"cmd": "python stage.py publish", "deps": ["out/evaluation/metrics.json"], "outs": ["out/site"]},
     }
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    home = Workspace(toy.make(tmp_path_factory.mktemp("prefect") / "clone"))
-    running = server.start_prefect(home, server.free_port())
-    try:
-        running.ready()
-        yield f"{running.url}/api"
-    finally:
-        running.stop()
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -28,18 +27,6 @@ from tests.flows import toy
 pytestmark = pytest.mark.e2e
 ALL_FINISHED = {name: ["FINISHED"] for name in ("pipeline", "first", "second", "third")}
 OVI = Path(sys.executable).with_name("ovi")
-
-
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """One Prefect server for all tests here: its start takes longer than a toy pipeline."""
-    home = Workspace(toy.make(tmp_path_factory.mktemp("prefect") / "clone"))
-    running = server.start_prefect(home, server.free_port())
-    try:
-        running.ready()
-        yield f"{running.url}/api"
-    finally:
-        running.stop()
 
 
 @pytest.fixture
