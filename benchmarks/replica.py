@@ -6,6 +6,7 @@ Beside it, what the benchmarks of the service share. Try it: `.venv/bin/python -
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -115,6 +116,7 @@ class Replica:
 @contextlib.contextmanager
 def bucket() -> Iterator[tuple[str, dict[str, str]]]:
     """An S3 store of our own on loopback, in memory: the address of a bucket and the variables that lead there."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it tells every request
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

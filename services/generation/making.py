@@ -9,11 +9,11 @@ from __future__ import annotations
 import dataclasses
 import io
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +37,15 @@ PREVIEW_S = 0.4  # between two previews, at least
 PREVIEW_SHARE = 0.01  # of the time may go into previews
 PREVIEW_SIDE = 320
 
-LookUp = Callable[[int, bytes | None], None]  # step reached and a picture of it; raises to stop
+
+class Listener(Protocol):
+    """Whoever wants the clip. Either raises when the job shall stop."""
+
+    def tell(self, step: int, preview: bytes | None = None) -> None:
+        """The step reached and a picture of it."""
+
+    def settle(self, step: int) -> None:
+        """The same, and returns when it is certain that the job is still wanted here."""
 
 
 @dataclass(frozen=True)
@@ -63,24 +71,24 @@ class Making:
         self._policy, self._signer = policy, signer
         self.clock = Clock()  # of the job in hand or the last one
 
-    def run(self, job: Job, image: bytes | None, look_up: LookUp) -> Made:
-        """Raises OviError for what the model cannot do, NotStored, Withheld, and whatever `look_up` raises."""
+    def run(self, job: Job, image: bytes | None, listener: Listener) -> Made:
+        """Raises OviError for what the model cannot do, NotStored, Withheld, and whatever `listener` raises."""
         try:
-            return self._run(job, image, look_up)
+            return self._run(job, image, listener)
         finally:
             self.results.clear(job.id, job.attempt)
 
-    def _run(self, job: Job, image: bytes | None, look_up: LookUp) -> Made:
+    def _run(self, job: Job, image: bytes | None, listener: Listener) -> Made:
         self.clock = clock = Clock(queue=(job.started_at or job.created_at) - job.created_at)
         wanted, previews = request(job.effective, image), _Previews(self.sampler)
         with clock("text"):
             plan = self.sampler.plan([wanted])
         with clock("denoise"):
             for step in self.sampler.run(plan):
-                look_up(step.index, previews.of(step))
+                listener.tell(step.index, previews.of(step))
         with clock("decode"):
             sound = self.sampler.sounds(step)[0]
-        look_up(job.steps, None)
+        listener.tell(job.steps)
         with clock("mux"):  # pictures are decoded while those before them are written
             self._write(job, self.sampler.frames(step), sound)
         path = self.results.made(job.id, job.attempt)
@@ -93,7 +101,7 @@ class Making:
                 self._sign(job, self._signer)
         digest, size = storage.sha256(path), path.stat().st_size
         ran |= {"seconds": clock.seconds, "sha256": digest}
-        look_up(job.steps, None)  # who has lost the job publishes nothing
+        listener.settle(job.steps)  # who has lost the job publishes nothing
         with _storing(job):
             self._write_manifest(job, ran)
             self.results.publish(job.id, job.attempt)
@@ -171,7 +179,7 @@ class _Previews:
     """Pictures of a clip under way, so many that they take little of the time."""
 
     def __init__(self, sampler: Sampler) -> None:
-        self._sampler, self._next = sampler, 0.0
+        self._sampler, self._next = sampler, time.monotonic() + PREVIEW_S
 
     def of(self, step: Step) -> bytes | None:
         """The middle of the clip as JPEG; None when the last one is too fresh."""

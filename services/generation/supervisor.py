@@ -1,6 +1,6 @@
 """Keeps the sampler processes alive: starts them, listens for their beat, starts them again, drains them.
 
-A worker that ends or falls silent gives its job back at once and is replaced, later and later while it keeps failing.
+A worker that ends or falls silent gives its job back at once and is replaced; later and later if it never gets ready.
 Workers hang on a pipe from this process, so none survives it, however it dies. It knows neither HTTP nor the model.
 Try it: `pytest tests/services/test_supervisor.py`.
 """
@@ -28,7 +28,6 @@ SOURCE = Path(__file__).resolve().parents[2]  # the folder that holds services/ 
 SILENCE_S = 60.0  # of a worker that is ready
 START_S = 300.0  # before it is: importing and loading may be quiet for long on a busy machine with a slow disk
 BACKOFF_S = (0.1, 0.5, 2.0, 5.0, 15.0, 30.0)
-SETTLED_S = 60.0  # ready for this long, a worker starts from the first back-off again
 DRAIN_S = 30.0  # how long a running job may go on once the service shall end
 RECALL_S = 5.0  # how long giving it back may take
 
@@ -124,7 +123,6 @@ class _Slot(threading.Thread):
         failures = 0
         while not self._stopping.is_set():
             owner = f"{self._replica}/{self.name}-{secrets.token_hex(8)}"
-            began = time.monotonic()
             try:
                 self._live(owner)
                 self._jobs.lost(owner)
@@ -135,7 +133,7 @@ class _Slot(threading.Thread):
             if self._swapped:
                 failures, self._swapped = 0, False
                 continue
-            failures = 0 if time.monotonic() - began > SETTLED_S else failures
+            failures = 0 if self.state == "ready" else failures  # a job cannot kill it more than MAX_ATTEMPTS times
             self.state = "waiting"
             self._stopping.wait(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
             failures += 1

@@ -29,6 +29,7 @@ from ovi.errors import OviError, one_line
 from services.generation import policy as policies
 from services.generation import signing
 from services.generation.admission import Admission, is_out_of_memory
+from services.generation.hold import Cancelled, Hold
 from services.generation.jobs import MAX_ATTEMPTS, JobStore, LeaseLost
 from services.generation.log import defect, log
 from services.generation.making import Clock, Making, NotStored, request
@@ -42,14 +43,9 @@ from services.generation.tracing import Tracer
 if TYPE_CHECKING:
     from ovi.diffusion.sampler import Sampler
 
-BEAT_S = 1.0  # between two signs of life, and two renewals of a lease
+BEAT_S = 1.0  # between two signs of life
 RECALL_S = 10.0  # a recalled worker that has not stopped by then is stuck
-TELL_S = 0.1  # between two words about a job in hand, at least: steps of small models are shorter
 IDLE_S = 1.0  # jobs submitted elsewhere are found by looking this often
-
-
-class Cancelled(Exception):
-    """The caller no longer wants this clip."""
 
 
 class Recalled(Exception):
@@ -99,11 +95,8 @@ class Worker:
         policy, signer = policies.load(places.policy), signing.load(places.certificate, places.certificate_key)
         self._making = Making(sampler, served, self._results, policy, signer)
         self._tracer = Tracer(served)
-        self._lease: Job | None = None
-        self._told = 0.0  # when the table last heard of the job in hand
 
     def run(self) -> None:
-        threading.Thread(target=self._keep_lease, daemon=True).start()
         while not self._control.draining:
             try:
                 job = self._jobs.claim(self._name)
@@ -113,22 +106,12 @@ class Worker:
             if job is None:
                 self._control.wait(IDLE_S)
                 continue
-            self._lease, self._making.clock = job, Clock()
+            self._making.clock = Clock()
             try:
                 self._one(dataclasses.replace(job, effective=EARLIER | job.effective))
             finally:
                 self._tell(job)
-            self._lease = None
         self._tracer.flush()
-
-    def _keep_lease(self) -> None:
-        """Prolongs the lease of the job in hand, however long one step may take."""
-        while True:
-            time.sleep(BEAT_S)
-            lease = self._lease
-            if lease is not None:
-                with suppress(LeaseLost, OperationalError):  # the main thread finds out at its next step
-                    self._jobs.renew(lease)
 
     def _one(self, job: Job) -> None:
         """Every way a job can end. What is not listed here ends the process, and the job runs again in a fresh one."""
@@ -137,7 +120,8 @@ class Worker:
                 raise OviError("the model this job was queued for is no longer served; submit it again")
             self._admission.check()
             image = self._jobs.attachment(job.id, "image") if job.effective["image"] else None
-            made = self._making.run(job, image, lambda step, preview: self._look_up(job, step, preview))
+            with Hold(self._jobs, job) as hold:
+                made = self._making.run(job, image, _Watched(hold, self._control))
             self._jobs.complete(job, made.sha256, made.size, made.seconds, made.ran)
         except Cancelled:
             with suppress(LeaseLost):
@@ -166,16 +150,6 @@ class Worker:
             message = "The generation failed; the service's log has the details."
             self._fail(job, "internal_error", message, retryable=True)
 
-    def _look_up(self, job: Job, step: int, preview: bytes | None) -> None:
-        """Tells how far it is, hears whether to go on."""
-        now = time.monotonic()
-        if now - self._told >= TELL_S or preview is not None or step == job.steps:
-            self._told = now
-            if self._jobs.renew(job, step, preview):
-                raise Cancelled
-        if self._control.recalled:
-            raise Recalled
-
     def _fail(self, job: Job, code: str, message: str, retryable: bool) -> None:
         with suppress(LeaseLost):
             self._jobs.fail(job, code, message, retryable)
@@ -197,6 +171,21 @@ class Worker:
         """The lease is gone. If the job is too, it was deleted: so is its clip. Otherwise another worker has it."""
         if self._jobs.get(job.id) is None:
             self._results.delete(job.id)
+
+
+class _Watched:
+    """What a job tells between its steps, and whether it may go on."""
+
+    def __init__(self, hold: Hold, control: Control) -> None:
+        self._hold, self._control = hold, control
+
+    def tell(self, step: int, preview: bytes | None = None) -> None:
+        self._hold.tell(step, preview)
+        if self._control.recalled:
+            raise Recalled
+
+    def settle(self, step: int) -> None:
+        self._hold.settle(step)
 
 
 def load_sampler(served: Served, model: Path, threads: int) -> Sampler:

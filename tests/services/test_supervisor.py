@@ -51,6 +51,23 @@ def test_a_silent_worker_is_replaced(
     assert "worker_silent" in capfd.readouterr().err
 
 
+def test_a_worker_that_was_ready_is_replaced_at_once_however_often_it_dies(
+    tmp_path: Path, jobs: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dies = tmp_path / "dies-when-ready"
+    dies.write_text("""#!/bin/sh\necho '{"event": "ready", "memory": {}}'\nkill -9 $$\n""")
+    dies.chmod(0o755)
+    monkeypatch.setattr(supervisor.sys, "executable", str(dies))
+    monkeypatch.setattr(supervisor, "BACKOFF_S", (0.01, 1000.0))
+    workers = Supervisor(tmp_path, tmp_path / "state", jobs, 1)
+    workers.start()
+    deadline = time.monotonic() + 60
+    while workers.states()[0]["restarts"] < 5:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    workers.stop()
+
+
 def test_stopping_what_has_just_started_is_quick_and_complete(tmp_path: Path, jobs: JobStore) -> None:
     before, threads = children(), threading.active_count()
     workers = Supervisor(tmp_path, tmp_path / "state", jobs, 3)
