@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -111,17 +112,25 @@ class Making:
         from ovi.media.encode import write_clip, write_m4a, write_png
 
         followed = self._policy is None and self._signer is None  # nothing leaves before it is seen and signed
-        effective, middle = job.effective, _Kept(frames, job.effective["frames"] // 2)
+        effective, made = job.effective, partial(self.results.made, job.id, job.attempt)
         with _storing(job), ThreadPoolExecutor(1) as beside:
-            heard = beside.submit(
-                write_m4a, self.results.made(job.id, job.attempt, "audio"), sound, effective["sample_rate"]
-            )
+            written = [beside.submit(write_m4a, made("audio"), sound, effective["sample_rate"])]
+
+            def passing(parts: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
+                """The parts; the picture in their middle becomes the thumbnail."""
+                left = effective["frames"] // 2
+                for part in parts:
+                    if 0 <= left < len(part):
+                        written.append(beside.submit(write_png, made("thumbnail"), part[left].copy()))
+                    left -= len(part)
+                    yield part
+
             write_clip(
-                self.results.made(job.id, job.attempt), middle, effective["fps"], sound, effective["sample_rate"],
+                made(), passing(frames), effective["fps"], sound, effective["sample_rate"],
                 width=effective["display_pixels"], live=self.results.live(job.id, job.attempt) if followed else None,
             )  # fmt: skip
-            write_png(self.results.made(job.id, job.attempt, "thumbnail"), middle.kept)
-            heard.result()
+            for one in written:
+                one.result()
 
     def _ran(self, plan: Plan, wanted: Request) -> dict[str, Any]:
         from ovi.models import kernels
@@ -195,21 +204,6 @@ class _Previews:
         took = time.monotonic() - began
         self._next = began + took + max(PREVIEW_S, took / PREVIEW_SHARE)
         return kept.getvalue()
-
-
-class _Kept:
-    """Chunks of pictures as they pass by; one of them stays."""
-
-    def __init__(self, chunks: Iterable[NDArray[np.uint8]], index: int) -> None:
-        self._chunks, self._index = chunks, index
-
-    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
-        left = self._index
-        for chunk in self._chunks:
-            if 0 <= left < len(chunk):
-                self.kept = chunk[left].copy()
-            left -= len(chunk)
-            yield chunk
 
 
 @contextmanager

@@ -83,6 +83,8 @@ def analyse(export: Record) -> Record:
     _correct([pair for found in questions.values() for pair in found["pairs"]])
     for name, value in (("raters", len(counted)), ("excluded", len(exclusions))):
         metrics.set(f"study/{name}", value)
+    for reason in (*UNFINISHED, "checks"):
+        metrics.set(f"study/excluded/{reason}", sum(one["reason"] == reason for one in exclusions))
     return {
         "study": export["study"] | {"invited": len(export["raters"]), "came": len(came), "counted": len(counted)},
         "exclusions": exclusions,
@@ -134,13 +136,17 @@ def _exclusion(rater: Record, trials: list[Record]) -> Record | None:
 
 def _question(name: str, counted: dict[int, list[Record]], study: Record, metrics: Results) -> Record:
     votes, models = votes_on(name, counted, study), study["models"]
+    pairs = [_pair(name, votes.between(i, j), models[i], models[j], metrics)
+             for i, j in combinations(range(len(models)), 2)]  # fmt: skip
+    davidson, alpha, left = _strengths(preference.davidson, votes, models), _agreement(votes), _left(votes)
+    for model in models:
+        metrics.take(f"study/{name}/elo/{model}", davidson.get("elo", {}).get(model), davidson.get("reason", ""))
+    metrics.take(f"study/{name}/alpha", alpha, "raters had nothing to disagree about")
+    for part in ("share", "p_value"):
+        metrics.take(f"study/{name}/left_{part}", left.get(part), left.get("reason", ""))
     return {
-        "pairs": [_pair(name, votes.between(i, j), models[i], models[j], metrics)
-                  for i, j in combinations(range(len(models)), 2)],
-        "bradley_terry": _strengths(preference.bradley_terry, votes, models),
-        "davidson": _strengths(preference.davidson, votes, models),
-        "alpha": _agreement(votes),
-        "left": _left(votes),
+        "pairs": pairs, "bradley_terry": _strengths(preference.bradley_terry, votes, models), "davidson": davidson,
+        "alpha": alpha, "left": left,
     }  # fmt: skip
 
 
