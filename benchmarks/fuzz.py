@@ -14,6 +14,8 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 
+TRACE = "".join(("Trace", "back (most"))  # in pieces: Hypothesis sends what stands in the source as a whole
+
 
 def main(url: str, count: int) -> int:
     schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
@@ -28,8 +30,9 @@ def main(url: str, count: int) -> int:
         kind = (answer.headers.get("content-type") or [""])[0]
         ours = answer.status_code >= 500 and answer.status_code != 504
         unnamed = answer.status_code >= 400 and answer.status_code != 416 and "problem+json" not in kind
-        if ours or unnamed or "Traceback (most" in answer.text:
-            wrong.append(f"{case.method} {case.formatted_path}: {answer.status_code} {answer.text[:100]}")
+        if ours or unnamed or TRACE in answer.text:
+            told = answer.text[max(0, answer.text.find(TRACE) - 100) :][:200]
+            wrong.append(f"{case.method} {case.formatted_path}: {answer.status_code} {told}")
 
     while sum(answered.values()) < count:
         for operation in operations:

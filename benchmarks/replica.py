@@ -105,6 +105,7 @@ class Replica:
             with contextlib.suppress(psutil.NoSuchProcess):
                 one.kill()
         self.process.wait()
+        psutil.wait_procs(family)  # until they are gone, the port is theirs
 
     def stop(self) -> int:
         assert self.process is not None

@@ -211,10 +211,14 @@ def bad(bench: Bench) -> None:
         run = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
         figure = (run.stdout.strip() or run.stderr).splitlines()[-1] if run.stdout or run.stderr else "no output"
         bench.bars.check("requests drawn from the served OpenAPI", run.returncode == 0, figure)
+        if run.returncode:
+            print(run.stdout)
         log = (bench.folder / "bad.log").read_text(errors="replace")
         bench.bars.check(
             "no traceback in the server's log", "Traceback (most" not in log, f"{len(log.splitlines())} lines"
         )
+        if "Traceback (most" in log:
+            print(next(line for line in log.splitlines() if "Traceback (most" in line))
 
 
 def _by_hand(server: Replica) -> Iterator[int]:

@@ -208,7 +208,8 @@ def test_the_whole_server_may_be_killed_and_loses_nothing(packed: Path, temporar
     done = [server.wait(f"/v1/videos/{name}", lambda answer: answer.json()["sha256"]).json() for name in (job, other)]
     assert done[0]["sha256"] == done[1]["sha256"]
     assert [one["status"] for one in done] == ["completed", "completed"]
-    assert server.client.get("/nowhere").headers["content-type"] == "application/problem+json"
+    for nowhere in ("/nowhere", "/v1/videos/%0A"):
+        assert server.client.get(nowhere).headers["content-type"] == "application/problem+json", nowhere
     assert "ovi_workers_up 1.0" in server.client.get("/metrics").text
     assert "<title>" in server.client.get("/").text
     nobody_passes_by_bentoml(server)
