@@ -30,9 +30,12 @@ def compare(
     from ovi.evaluation import comparison, record
 
     voice = reporter(as_json)
-    found = comparison.compare(record.read(first), record.read(second), seed, draws)
+    runs = record.read(first), record.read(second)
+    found = comparison.compare(*runs, seed, draws)
     for one in found:
         voice.note(comparison.words(one))
+    for name, reason in comparison.left_out(*runs).items():
+        voice.note(f"{name}: not compared; {reason}")
     told = {one.metric: asdict(one) for one in found}
     if out is not None:
         storage.write_json(out, told)

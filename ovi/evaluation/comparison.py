@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from ovi.errors import OviError
-from ovi.evaluation import intervals
+from ovi.evaluation import catalogue, intervals
 from ovi.evaluation.evidence import Evidence, Frechet, Mean
 from ovi.evaluation.intervals import FEWEST, Interval
 from ovi.evaluation.record import Record
@@ -34,6 +34,7 @@ class Difference:
     first: float
     second: float
     n: int  # clips of both
+    lost: int  # clips with a value in one run only, which do not count
     prompts: int
     difference: float
     interval: Interval | None  # None: every clip differs by the same
@@ -59,6 +60,15 @@ def compare(first: Record, second: Record, seed: int = 0, draws: int = 1000) -> 
     ]
 
 
+def left_out(first: Record, second: Record) -> dict[str, str]:
+    """Of each metric that one run alone has a value for, why the other has none."""
+    return {
+        name: f"{other.folder} has no value: {other.about['metrics'].get(name, {}).get('reason', 'not measured')}"
+        for run, other in ((first, second), (second, first))
+        for name in sorted(set(run.evidence) - set(other.evidence))
+    }
+
+
 def words(one: Difference) -> str:
     """A line for people."""
     sure = "" if one.interval is None else f", 95 % interval {one.interval.low:.4g} to {one.interval.high:.4g}"
@@ -68,6 +78,8 @@ def words(one: Difference) -> str:
     )
     if one.verdict == "indistinguishable" and one.detectable is not None:
         line += f"; a difference of {one.detectable:.2g} would have been found"
+    if one.lost:
+        line += f"; {one.lost} clips that failed in one run do not count"
     return line if one.comparable else f"{line}; not comparable with anything else: networks by formula"
 
 
@@ -106,12 +118,12 @@ def _difference(name: str, first: Record, second: Record, seed: int, draws: int)
     prompts = int(groups.max(initial=-1)) + 1
     if prompts < FEWEST:
         raise OviError(f"{name}: {prompts} prompts are in both runs, a comparison needs {FEWEST}")
-    values = one.exact(), other.exact()
+    values, lost = (one.exact(), other.exact()), _lost(name, first, second)
     found = _interval(one, other, groups, seed, draws)
     p = permutation_p(one, other, groups, seed, draws)
     reach = float(norm.ppf((1 + LEVEL) / 2) + norm.ppf(POWER))
     return Difference(
-        name, *values, len(clips), prompts, values[1] - values[0], found, p, p,
+        name, *values, len(clips), lost, prompts, values[1] - values[0], found, p, p,
         None if found is None else reach * found.deviation, "", first.metric(name)["comparable"],
     )  # fmt: skip
 
@@ -136,6 +148,12 @@ def _paired(name: str, first: Record, second: Record) -> tuple[Evidence, Evidenc
     return one, other, shared
 
 
+def _lost(name: str, first: Record, second: Record) -> int:
+    """Clips that both runs made, and that failed in one of them."""
+    counted = [set(run.metric(name)["clips"]) for run in (first, second)]
+    return len((counted[0] ^ counted[1]) & set(first.captions) & set(second.captions))
+
+
 def _same_metrics(first: Record, second: Record, names: Sequence[str]) -> None:
     if not names:
         raise OviError(f"{first.folder} and {second.folder} have no metric in common")
@@ -149,6 +167,16 @@ def _same_metrics(first: Record, second: Record, names: Sequence[str]) -> None:
         one, two = first.evidence[name], second.evidence[name]
         if isinstance(one, Frechet) and isinstance(two, Frechet) and not np.array_equal(one.reference, two.reference):
             raise OviError(f"{first.folder} and {second.folder} cannot be compared: {name} has another reference set")
+        if catalogue.METRICS[name].protocol.startswith(catalogue.PAIRS) and _other_partners(first, second):
+            raise OviError(f"{first.folder} and {second.folder} cannot be compared: {name} has other real clips")
+
+
+def _other_partners(first: Record, second: Record) -> bool:
+    """Whether a clip of both runs has other real clips in them, which paired metrics compare with."""
+    one, other = ({clip["name"]: (clip["caption"], clip["real_clip"]) for clip in run.about["clips"]}
+                  for run in (first, second))  # fmt: skip
+    shared = [(one[name], other[name]) for name in one if name in other]
+    return any(a[0] == b[0] and a[1] != b[1] for a, b in shared)
 
 
 def _means_apart(first: Mean, second: Mean, groups: NDArray[np.int64], exchanges: NDArray[np.bool_]) -> Array:

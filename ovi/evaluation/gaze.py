@@ -2,6 +2,7 @@
 
 The clips are synthetic, so that it is known where the sound comes from: the share of attention inside the source's box,
 over the share of the picture that the box takes, is 1 by chance. It does not train or sample.
+`benchmarks/evaluation.py --attention` shows it of a trained model.
 Try it: `ovi evaluate --figures`.
 """
 
@@ -18,6 +19,7 @@ from ovi.config import Settings
 from ovi.diffusion.flow import TIMESTEPS, interpolate
 from ovi.diffusion.request import Request
 from ovi.diffusion.sampler import Sampler
+from ovi.errors import ConfigError
 from ovi.models import attention_maps
 from ovi.models.linear_codec import pixels
 from ovi.synthetic.scenes import Scene, render
@@ -34,6 +36,7 @@ class Gaze:
     heat: Array
     inside: float  # share of the heat in the source's box
     area: float  # share of the picture in the box
+    auc: float  # how often a place in the box has more heat than one of the same frame outside it; 0.5 by chance
 
     @property
     def ratio(self) -> float:
@@ -45,7 +48,13 @@ class Gaze:
 def look(
     sampler: Sampler, settings: Settings, name: str, number: int, step: int, layers: Sequence[int] | None = None
 ) -> Gaze:
-    """The gaze of scene `name`, `number`, noised as at step `step`, at some fused layers (None: all of them)."""
+    """The gaze of scene `name`, `number`, noised as at step `step`, at some fused layers (None: all of them).
+
+    Raises ConfigError for a layer that the model has not.
+    """
+    depth = sampler.model.config["transformer"]["video"]["layers"]
+    if layers is not None and not set(layers) <= set(range(depth)):
+        raise ConfigError(f"evaluation.attention_layers: {list(layers)}; the model has layers 0 to {depth - 1}")
     clip, (height, width) = sampler.model.clip, sampler.model.picture
     shot = render(name, FIRST + number, fps=clip.fps, frames=clip.frames, size=(height, width), rate=clip.sample_rate)
     plan = sampler.plan([Request.of(settings.sampling, shot.caption, number)])
@@ -68,7 +77,15 @@ def look(
 def measured(shot: Scene, heat: Array) -> Gaze:
     """How much of heat [F, h, w] lies inside the scene's source, cells at its edge in part."""
     inside = np.stack([_box(shot, frame, len(heat), heat.shape[1:]) for frame in range(len(heat))])
-    return Gaze(shot, heat, float((heat * inside).sum() / heat.sum()), float(inside.mean()))
+    return Gaze(shot, heat, float((heat * inside).sum() / heat.sum()), float(inside.mean()), _auc(heat, inside))
+
+
+def _auc(heat: Array, inside: Array) -> float:
+    """Over all pairs of cells of a frame, one counted as far as it lies inside and the other as far as outside."""
+    hot, within = heat.reshape(len(heat), -1), inside.reshape(len(inside), -1)
+    weights = within[:, :, None] * (1 - within)[:, None, :]
+    wins = (1 + np.sign(hot[:, :, None] - hot[:, None, :])) / 2  # ties one half
+    return float((weights * wins).sum() / weights.sum())
 
 
 def _under(weights: Array, grid: Sequence[int]) -> Array:

@@ -13,7 +13,7 @@ from ovi.evaluation.measured import Measured
 from ovi.evaluation.results import Results
 from ovi.tracking import Run
 
-FILES = ("report.html", record.REPORT, "metrics_reasons.json")
+FILES = ("report.html", record.REPORT, record.EVIDENCE, "metrics_reasons.json")  # all that `ovi compare` reads, too
 
 
 def write(run: Run, out: Path, results: Results, found: Sequence[Measured]) -> None:

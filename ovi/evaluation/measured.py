@@ -41,6 +41,11 @@ class Measured:
         return self.score.identity.weights != FORMULA
 
     @property
+    def called(self) -> str:
+        """Its name where a number stands beside it."""
+        return self.name if self.comparable else f"{self.name} (not comparable)"
+
+    @property
     def per_clip(self) -> dict[str, float]:
         """Values of single clips, where the figure is made of such."""
         if not isinstance(self.evidence, Mean):

@@ -6,6 +6,7 @@ Try it: `ovi evaluate --figures --out out/evaluation`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +16,17 @@ from ovi import storage
 from ovi.config import Settings
 from ovi.diffusion.sampler import Sampler
 from ovi.errors import OviError
-from ovi.evaluation import affinity, gaze, plots
+from ovi.evaluation import affinity, gaze, intervals, plots
+from ovi.evaluation.evidence import Mean
+from ovi.evaluation.gaze import Gaze
 from ovi.evaluation.plots import WinRate
 from ovi.evaluation.results import NOT_APPLICABLE, Results
 from ovi.progress import Progress
 from ovi.synthetic.scenes import SCENES
 
-CLIPS = 4  # of each scene
+CLIPS = 8  # of each scene
 FEWEST = 4  # tokens a frame; of fewer none is a place
-LATE = 0.7  # of the steps are over when attention is looked at: the picture is there, details are not
+GAZES = ("inside", "ratio", "auc")
 
 
 def draw(
@@ -34,23 +37,43 @@ def draw(
     return {"rope_affinity": _rope(sampler, results), **_attention(sampler, settings, results, progress), **preferred}
 
 
+def told(name: str, looks: Sequence[Gaze], settings: Settings, results: Results) -> None:
+    """<name>/inside, ratio and auc: means over clips, each with ci_low, ci_high and n; <name>/area."""
+    results.set(f"{name}/area", float(np.mean([one.area for one in looks])))
+    for what in GAZES:
+        figure, evidence = f"{name}/{what}", Mean.of([getattr(one, what) for one in looks])
+        results.set(figure, evidence.exact())
+        results.set(f"{figure}/n", len(looks))
+        ends: tuple[float | None, float | None] = (None, None)
+        reason = ""
+        try:
+            prompts = [str(number) for number in range(len(looks))]
+            found = intervals.interval(evidence, prompts, settings.seed, settings.evaluation.draws)
+            ends = found.low, found.high
+        except OviError as error:
+            reason = str(error)
+        for end, value in zip(("ci_low", "ci_high"), ends, strict=True):
+            results.take(f"{figure}/{end}", value, reason)
+
+
 def _attention(sampler: Sampler, settings: Settings, results: Results, progress: Progress) -> dict[str, bytes]:
     """attention by name, if a frame has enough tokens for some to be looked at more than others."""
-    step, shown = int(LATE * settings.sampling.steps), []
+    chosen, shown, cells = settings.evaluation, [], _cells(sampler)
+    if cells < FEWEST:
+        for name in (f"figures/attention/{scene}/{what}" for scene in SCENES for what in GAZES):
+            results.null(name, f"{NOT_APPLICABLE}a frame is {cells} token(s)")
+            results.set(f"{name}/n", 0)
+        return {}
+    step = int(chosen.attention_at * settings.sampling.steps)
     progress.start("looking at attention", len(SCENES) * CLIPS, "clips")
     for scene in SCENES:
         looks = []
         for number in range(CLIPS):
-            looks.append(gaze.look(sampler, settings, scene, number, step))
+            looks.append(gaze.look(sampler, settings, scene, number, step, chosen.attention_layers))
             progress.advance()
-        cells = looks[0].heat[0].size
-        for name, values in (("inside", [one.inside for one in looks]), ("ratio", [one.ratio for one in looks])):
-            if cells < FEWEST:
-                results.null(f"figures/attention/{scene}/{name}", f"{NOT_APPLICABLE}a frame is {cells} token(s)")
-            else:
-                results.set(f"figures/attention/{scene}/{name}", float(np.mean(values)))
-                shown += looks[:1] if name == "inside" else []
-    return {"attention": plots.gazes(shown)} if shown else {}
+        told(f"figures/attention/{scene}", looks, settings, results)
+        shown.append(looks[0])
+    return {"attention": plots.gazes(shown)}
 
 
 def _preferences(study: Path, results: Results) -> list[WinRate]:
@@ -98,4 +121,16 @@ def _affinity(sampler: Sampler, scale: float) -> NDArray[np.float64]:
 
 def _frames(sampler: Sampler) -> int:
     """Latent frames of a clip."""
-    return sampler.model.video_codec.shape(sampler.model.clip.frames, *sampler.model.picture)[1]
+    return _shape(sampler)[1]
+
+
+def _cells(sampler: Sampler) -> int:
+    """Tokens of a latent frame."""
+    _, _, height, width = _shape(sampler)
+    _, down, across = sampler.model.config["transformer"]["video"]["patch_size"]
+    return (height // down) * (width // across)
+
+
+def _shape(sampler: Sampler) -> tuple[int, ...]:
+    """[C, F, H, W] of a clip's video latents."""
+    return sampler.model.video_codec.shape(sampler.model.clip.frames, *sampler.model.picture)

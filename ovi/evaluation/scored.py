@@ -17,7 +17,7 @@ from ovi.config import Settings
 from ovi.evaluation import benchmark_page, filed, given, logbook, published, quality, record
 from ovi.evaluation.filed import Gathered
 from ovi.evaluation.measured import How, Measured
-from ovi.evaluation.networks import NOT_COMPARABLE, Networks
+from ovi.evaluation.networks import Networks
 from ovi.evaluation.published import Published
 from ovi.evaluation.readers.benchmark import Benchmark
 from ovi.evaluation.results import Results, rounded
@@ -45,7 +45,7 @@ def score(
         run.close("FAILED")
         raise
     run.close()
-    progress.result(report=str(out / "report.html"), **{one.name: results.values[one.name] for one in found})
+    progress.result(report=str(out / "report.html"), **{one.called: results.values[one.name] for one in found})
     return results.values
 
 
@@ -62,7 +62,7 @@ def _fill(
     for one in found:
         one.write(results)
     others = _published(settings, benchmark, gathered, networks) if as_published else []
-    _write_published(others, networks, results)
+    _write_published(others, results)
     told = {
         "benchmark": benchmark.name, "protocol": benchmark.protocol, "seed": settings.seed,
         "files": gathered.expected, "missing": list(gathered.missing),
@@ -79,12 +79,11 @@ def _published(settings: Settings, benchmark: Benchmark, gathered: Gathered, net
     return published.compute(benchmark.name, gathered.takes, gathered.reference, networks, offsets)
 
 
-def _write_published(others: Sequence[Published], networks: Networks, results: Results) -> None:
+def _write_published(others: Sequence[Published], results: Results) -> None:
     """published/<name> and published/<name>/n, with what is wrong with it as a note."""
     for one in others:
         name = f"published/{one.name}"
         results.take(name, one.value, one.reason)
         results.set(f"{name}/n", one.n)
         if one.value is not None:
-            strange = f"; {NOT_COMPARABLE}" if networks.by_formula else ""
-            results.note(name, f"as the published scorer has it: {one.defect}{strange}")
+            results.note(name, f"as the published scorer has it: {one.defect}")

@@ -13,6 +13,11 @@ from ovi.evaluation.figures import number
 from ovi.evaluation.results import Results
 
 HEAD = ["models", "won", "question", "95\u00a0% interval", "p", "votes"]
+BESIDE = ["question", "agreement (alpha)", "decided for the left", "p", "strengths (Elo, Davidson)"]
+LEFT_OUT = {
+    "tones": "left at the headphone check", "refused": "without headphones", "trials": "unfinished",
+    "checks": "attention checks failed",
+}  # fmt: skip
 
 
 def preferred(results: Results) -> str:
@@ -20,19 +25,44 @@ def preferred(results: Results) -> str:
     names = sorted(name.removesuffix("/rate") for name in results.values if re.fullmatch(r"study/.*/rate", name))
     if not names:
         return ""
+    questions = sorted({name.split("/", 2)[1] for name in names})
+    parts = [
+        page.words(_who(results)),
+        page.table(HEAD, [_pair(name, results) for name in names]),
+        page.table(BESIDE, [_question(name, results) for name in questions]),
+    ]
+    return page.section("What people preferred", *parts)
 
-    def shown(name: str) -> str:
-        value = results.values.get(name)
-        return "null" if value is None else number(value)
 
-    rows = []
-    for name in names:
-        _, question, models = name.split("/", 2)
-        interval = f"{shown(f'{name}/ci_low')} to {shown(f'{name}/ci_high')}"
-        rate, p, n = (shown(f"{name}/{part}") for part in ("rate", "p_value", "n"))
-        rows.append([models.replace("_over_", " over "), rate, question, interval, p, n])
-    text = (
-        f"Two clips at a time, without knowing whose they are. {shown('study/raters')} raters count, "
-        f"{shown('study/excluded')} do not. A tie is half a win; votes of one rater, and on one item, go together."
+def _who(results: Results) -> str:
+    left_out = [
+        f"{number(count)} {words}"
+        for why, words in LEFT_OUT.items() if (count := results.values.get(f"study/excluded/{why}"))
+    ]  # fmt: skip
+    told = f" ({', '.join(left_out)})" if left_out else ""
+    return (
+        f"Two clips at a time, without knowing whose they are. {_shown('study/raters', results)} raters count, "
+        f"{_shown('study/excluded', results)} do not{told}. "
+        "A tie is half a win; votes of one rater, and on one item, go together."
     )
-    return page.section("What people preferred", page.words(text), page.table(HEAD, rows))
+
+
+def _pair(name: str, results: Results) -> list[str]:
+    _, question, models = name.split("/", 2)
+    rate, low, high, p, n = (
+        _shown(f"{name}/{part}", results) for part in ("rate", "ci_low", "ci_high", "p_value", "n")
+    )
+    return [models.replace("_over_", " over "), rate, question, f"{low} to {high}", p, n]
+
+
+def _question(name: str, results: Results) -> list[str]:
+    start = f"study/{name}/elo/"
+    elo = {key.removeprefix(start): value for key, value in results.values.items() if key.startswith(start)}
+    strengths = ", ".join(f"{model} {number(value)}" for model, value in elo.items() if value is not None)
+    beside = (_shown(f"study/{name}/{part}", results) for part in ("alpha", "left_share", "left_p_value"))
+    return [name, *beside, strengths or "null"]
+
+
+def _shown(name: str, results: Results) -> str:
+    value = results.values.get(name)
+    return "null" if value is None else number(value)

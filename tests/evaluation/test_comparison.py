@@ -43,6 +43,7 @@ def run(folder: Path, seed: int, shift: float = 0.0, weights: str = "none") -> R
         measured.of("fd_vggish", TAKES, NAMES, near, {}, how, weights),
         measured.of("is_panns_cnn14_16k", TAKES, NAMES, Inception(rng.normal(size=(CLIPS, 6))), {}, how, weights),
         measured.of("wer_whisper", TAKES, NAMES, Mean(rng.integers(0, 4, CLIPS) * 1.0, np.full(CLIPS, 9.0)), {}, how),
+        measured.mean("kl_panns_cnn14_16k", TAKES, dict(zip(NAMES, rng.normal(size=CLIPS), strict=True)), {}, how),
         measured.absent("wer_f5_tts", "not applicable: none"),
     ]  # fmt: skip
     record.write(folder, {"model": str(seed)}, ASKED, found)
@@ -52,7 +53,9 @@ def run(folder: Path, seed: int, shift: float = 0.0, weights: str = "none") -> R
 def test_a_better_run_is_found_to_be_and_by_chance_alone_nothing_is(tmp_path: Path) -> None:
     first, other, better = run(tmp_path / "a", 1), run(tmp_path / "b", 2), run(tmp_path / "c", 3, shift=0.8)
     by_chance = {one.metric: one for one in compare(first, other, draws=400)}
-    assert set(by_chance) == {"av_align", "clipping_share", "motion", "fd_vggish", "is_panns_cnn14_16k", "wer_whisper"}
+    assert set(by_chance) == {
+        "av_align", "clipping_share", "motion", "kl_panns_cnn14_16k", "fd_vggish", "is_panns_cnn14_16k", "wer_whisper",
+    }  # fmt: skip
     assert {one.verdict for one in by_chance.values()} == {"indistinguishable"}
     for one in by_chance.values():
         assert one.interval.low <= 0 <= one.interval.high
@@ -105,6 +108,9 @@ def test_other_metrics_and_other_references_are_refused(tmp_path: Path) -> None:
     moved = replace(first.evidence["fd_vggish"], reference=REFERENCE + 1)
     with pytest.raises(OviError, match="fd_vggish has another reference"):
         compare(first, replace(first, evidence=first.evidence | {"fd_vggish": moved}))
+    clips = [clip | {"real_clip": "another"} for clip in first.about["clips"]]
+    with pytest.raises(OviError, match="kl_panns_cnn14_16k has other real clips"):
+        compare(first, replace(first, about=first.about | {"clips": clips}))
     with pytest.raises(OviError, match="no metric in common"):
         compare(first, replace(first, evidence={}))
 
@@ -117,6 +123,21 @@ def test_only_clips_of_one_prompt_are_paired(tmp_path: Path) -> None:
     none = replace(first, about=first.about | {"clips": [clip | {"caption": "another"} for clip in clips]})
     with pytest.raises(OviError, match="0 prompts are in both runs"):
         compare(first, none)
+
+
+def test_what_failed_in_one_run_is_told(tmp_path: Path) -> None:
+    first, other = run(tmp_path / "a", 1), run(tmp_path / "b", 2)
+    metrics = other.about["metrics"]
+    place = {"av_align": metrics["av_align"] | {"clips": NAMES[5:]}}
+    evidence = other.evidence | {"av_align": other.evidence["av_align"].chosen(np.arange(5, CLIPS))}
+    del evidence["motion"]
+    place["motion"] = metrics["motion"] | {"reason": "no clip could be scored"}
+    worse = replace(other, about=other.about | {"metrics": metrics | place}, evidence=evidence)
+    found = {one.metric: one for one in compare(first, worse, draws=100)}
+    assert "motion" not in found
+    assert comparison.left_out(first, worse) == {"motion": f"{tmp_path / 'b'} has no value: no clip could be scored"}
+    assert (found["av_align"].n, found["av_align"].lost, found["fd_vggish"].lost) == (35, 5, 0)
+    assert "5 clips that failed in one run do not count" in comparison.words(found["av_align"])
 
 
 def test_the_command_says_a_line_a_metric(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from ovi import storage
 from ovi.diffusion.sampler import Sampler
-from ovi.errors import OviError
+from ovi.errors import ConfigError, OviError
 from ovi.evaluation import affinity, gaze, paper_figures, plots
 from ovi.evaluation.plots import WinRate
 from ovi.evaluation.results import Results
@@ -46,9 +46,13 @@ def test_attention_is_measured_against_the_source() -> None:
     even = gaze.measured(shot, np.full((frames, *cells), 1 / 64))
     assert even.ratio == pytest.approx(1)
     assert even.area == pytest.approx(0.15, abs=0.03)  # the square about a ball of a fifth of the side
+    assert even.auc == 0.5
     on_it = np.stack([gaze._box(shot, frame, frames, cells) for frame in range(frames)])
-    assert gaze.measured(shot, on_it / on_it.sum(axis=(1, 2), keepdims=True)).ratio > 3.5
-    assert gaze.measured(shot, (1 - on_it) / (1 - on_it).sum(axis=(1, 2), keepdims=True)).ratio < 0.7
+    there, elsewhere = (gaze.measured(shot, heat / heat.sum(axis=(1, 2), keepdims=True)) for heat in (on_it, 1 - on_it))
+    assert there.ratio > 3.5
+    assert there.auc > 0.95
+    assert elsewhere.ratio < 0.7
+    assert elsewhere.auc == pytest.approx(1 - there.auc)
 
 
 def test_each_frame_is_seen_by_the_sound_of_its_own_time() -> None:
@@ -60,7 +64,7 @@ def test_each_frame_is_seen_by_the_sound_of_its_own_time() -> None:
 
 
 def test_figures_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paper_figures, "CLIPS", 1)
+    monkeypatch.setattr(paper_figures, "CLIPS", 3)
     monkeypatch.setattr(paper_figures, "SCENES", ("blink", "bounce"))
     chosen = made.settings(tmp_path, "codec.video_patch=[4,4]")  # four by four tokens a frame
     made.model(tmp_path / "model", chosen)
@@ -83,16 +87,33 @@ def test_figures_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         opened(png)
     for scene in ("blink", "bounce"):
         assert results.values[f"figures/attention/{scene}/ratio"] == pytest.approx(1, abs=0.5)  # untrained
-        assert 0 < results.values[f"figures/attention/{scene}/inside"] < 1
+        assert results.values[f"figures/attention/{scene}/auc"] == pytest.approx(0.5, abs=0.2)
+        inside = f"figures/attention/{scene}/inside"
+        assert (
+            0 < results.values[f"{inside}/ci_low"] <= results.values[inside] <= results.values[f"{inside}/ci_high"] < 1
+        )
+        assert results.values[f"{inside}/n"] == 3
     assert results.values["figures/rope/scaled/ridge_correlation"] > 0.99
+    elsewhere = made.settings(tmp_path, "evaluation.attention_layers=[7]")
+    with pytest.raises(ConfigError, match=r"attention_layers: \[7\]"):
+        paper_figures._attention(sampler, elsewhere, Results(), Silent())
     coarse = made.settings(tmp_path)
     made.model(tmp_path / "coarse", coarse)
     drawn = paper_figures.draw(Sampler.open(tmp_path / "coarse", chosen.runtime), coarse, None, results, Silent())
     assert set(drawn) == {"rope_affinity"}
     assert results.reasons["figures/attention/blink/ratio"] == "not applicable: a frame is 1 token(s)"
+    assert results.values["figures/attention/blink/ratio/n"] == 0
     one, again = (gaze.look(sampler, chosen, "blink", 0, 1, [0]) for _ in range(2))
     assert one.heat.sum(axis=(1, 2)) == pytest.approx(1)
     assert np.array_equal(one.heat, again.heat)
+    other_layer, earlier = (
+        gaze.look(sampler, chosen, "blink", 0, 1, [1]),
+        gaze.look(sampler, chosen, "blink", 0, 0, [0]),
+    )
+    assert not np.allclose(one.heat, other_layer.heat)
+    assert not np.allclose(one.heat, earlier.heat)
+    with pytest.raises(ConfigError, match=r"attention_layers: \[2\]; the model has layers 0 to 1"):
+        gaze.look(sampler, chosen, "blink", 0, 1, [2])
     (tmp_path / "study.json").write_text(json.dumps({"questions": []}))
     with pytest.raises(OviError, match="not the analysis of a study"):
         paper_figures.draw(sampler, chosen, tmp_path / "study.json", results, Silent())

@@ -11,7 +11,7 @@ import pytest
 
 from ovi import config
 from ovi.errors import OviError
-from ovi.evaluation import pictures, report, sync
+from ovi.evaluation import pictures, report, study_page, sync
 from ovi.evaluation.learning import STAGES, Curve
 from ovi.evaluation.report import Facts, Sample
 from ovi.evaluation.results import Results
@@ -235,6 +235,25 @@ def test_metrics_have_intervals_and_strangers_are_called_so() -> None:
         assert said in words
     assert words.count("fd (not comparable)") == 1  # in the drawing, too
     assert "clap" not in words
+
+
+def test_a_study_is_told_with_who_was_left_out() -> None:
+    results = Results()
+    assert study_page.preferred(results) == ""
+    for name, value in (("raters", 47), ("excluded", 3), ("excluded/checks", 2), ("excluded/tones", 0),
+                        ("excluded/trials", 1)):  # fmt: skip
+        results.set(f"study/{name}", value)
+    for part, value in (("rate", 0.625), ("ci_low", 0.55), ("ci_high", 0.7), ("p_value", 0.001), ("n", 1128)):
+        results.set(f"study/audio/ours_over_other/{part}", value)
+    for part, value in (("alpha", 0.08), ("left_share", 0.53), ("left_p_value", 0.2), ("elo/ours", 1044.3)):
+        results.set(f"study/audio/{part}", value)
+    results.null("study/audio/elo/other", "never won")
+    text = Page(study_page.preferred(results)).text
+    for words in (
+        "47 raters count, 3 do not (1 unfinished, 2 attention checks failed).",
+        "ours over other 0.625 audio 0.55 to 0.7 0.001 1,128", "audio 0.08 0.53 0.2 ours 1,044",
+    ):  # fmt: skip
+        assert words in text
 
 
 def test_clips_sort_without_a_script() -> None:

@@ -56,9 +56,20 @@ def settings(*more: str) -> Settings:
     return made.settings(STORE, "evaluation.draws=100", *more)
 
 
+class Voice(Silent):
+    """Keeps the answer."""
+
+    def result(self, **values: object) -> None:
+        self.answer = values
+
+
 def score(chosen: Settings, benchmark: Benchmark, clips: Path, out: Path, as_published: bool = False) -> dict[str, Any]:
-    scored.score(chosen, benchmark, clips, out, Silent(), as_published)
-    return json.loads((out / record.REPORT).read_text())
+    voice = Voice()
+    scored.score(chosen, benchmark, clips, out, voice, as_published)
+    told = json.loads((out / record.REPORT).read_text())
+    metrics = (f"{name}{'' if one['comparable'] else ' (not comparable)'}" for name, one in told["metrics"].items())
+    assert set(voice.answer) == {"report", *metrics}  # what the terminal shows
+    return told
 
 
 def test_verse_bench_scores_each_set_by_what_it_has(tmp_path: Path) -> None:
@@ -84,7 +95,9 @@ def test_verse_bench_scores_each_set_by_what_it_has(tmp_path: Path) -> None:
     assert 0 <= by_name["FD"]["value"] <= 4
     assert by_name["overall"]["value"] == pytest.approx(figures["published/overall"])
     assert "no Fréchet distance" in reasons["published/FD"]
-    assert "not comparable" in reasons["published/FD"]
+    for name, one in by_name.items():
+        assert one["value"] is None or NOT_COMPARABLE in reasons[f"published/{name}"]
+        assert one["defect"].startswith(NOT_COMPARABLE) == (name != "AV-A")
     assert "what is wrong with it" in shown
 
 
@@ -179,6 +192,7 @@ def test_clips_are_found_by_name_or_by_their_row(tmp_path: Path) -> None:
         filed.gather(benchmark, tmp_path / "none")
     told = score(settings("evaluation.max_missing=1"), benchmark, clips, tmp_path / "out", as_published=True)
     assert [one["name"] for one in told["published"]] == ["av_align_text"]
+    assert "not comparable" not in told["published"][0]["defect"]  # no network takes part in it
     assert told["metrics"]["av_align"]["n"] + told["metrics"]["av_align"]["n_failed"] == 3
 
 

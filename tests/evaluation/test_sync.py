@@ -28,7 +28,9 @@ def test_true_pairs_stand_out(blinks: list[sync.Clip]) -> None:
     assert results.values["sync/blink/auc"] == results.values["sync/blink/real_auc"] == 1.0
     assert results.values["sync/blink/p_value"] < 0.001
     assert abs(results.values["sync/blink/offset_ms_median"]) < 15
-    assert results.values["sync/blink/in_sync"] == 1.0
+    for what in ("in_sync", "acceptable"):
+        assert results.values[f"sync/blink/{what}"] == results.values[f"sync/blink/{what}_ci_high"] == 1.0
+        assert 0.6 < results.values[f"sync/blink/{what}_ci_low"] < 0.9  # nine clips
     assert 0.2 < results.values["sync/blink/shuffled_auc"] < 0.6
     assert results.values["sync/blink/shuffled_in_sync"] < 0.5
 
@@ -48,6 +50,12 @@ def test_late_sound_is_measured_and_is_not_in_sync(blinks: list[sync.Clip]) -> N
     assert results.values["sync/blink/in_sync"] == 0.0
     assert results.values["sync/blink/real_n"] == 0
     assert results.reasons["sync/blink/real_auc"].startswith("not applicable: ")
+
+
+def test_what_is_noticed_may_be_acceptable(blinks: list[sync.Clip]) -> None:
+    late = [(frames, np.concatenate([np.zeros(2480, np.float32), audio[:-2480]])) for frames, audio in blinks]  # 155 ms
+    _, results = judged(late, [])
+    assert (results.values["sync/blink/in_sync"], results.values["sync/blink/acceptable"]) == (0.0, 1.0)
 
 
 def test_one_clip_cannot_be_compared(blinks: list[sync.Clip]) -> None:

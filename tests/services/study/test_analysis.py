@@ -79,7 +79,11 @@ def test_strengths_and_agreement_are_reported() -> None:
         assert 0 < part["alpha"] < 0.3
         assert found["repeats"][question]["of"] == found["study"]["counted"]
         assert found["repeats"][question]["same"] > 15
-    assert found["metrics"]["study/audio/wombat_over_zebra/rate"] > 0.6
+    metrics, audio = found["metrics"], found["questions"]["audio"]
+    assert metrics["study/audio/wombat_over_zebra/rate"] > 0.6
+    assert metrics["study/audio/elo/wombat"] == pytest.approx(audio["davidson"]["elo"]["wombat"], rel=1e-5)
+    assert metrics["study/audio/alpha"] == pytest.approx(audio["alpha"], rel=1e-5)
+    assert metrics["study/audio/left_share"] == pytest.approx(audio["left"]["share"], rel=1e-5)
     assert found["reasons"] == {}
 
 
@@ -97,6 +101,15 @@ def test_a_study_nobody_finished_has_reasons_and_no_numbers(store: StudyStore) -
     assert [one["reason"] for one in found["exclusions"]] == ["trials", "tones"]
     assert (found["study"]["invited"], found["study"]["came"]) == (3, 2)
     assert found["metrics"]["study/raters"] == 0
+    assert [found["metrics"][f"study/excluded/{why}"] for why in ("tones", "refused", "trials", "checks")] == [
+        1,
+        0,
+        1,
+        0,
+    ]
+    for part in ("alpha", "left_share", "elo/zebra"):
+        assert found["metrics"][f"study/sync/{part}"] is None
+        assert found["reasons"][f"study/sync/{part}"]
     assert found["metrics"]["study/audio/wombat_over_zebra/rate"] is None
     assert "fewer than two" in found["reasons"]["study/audio/wombat_over_zebra/rate"]
 

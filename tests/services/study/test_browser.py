@@ -36,6 +36,7 @@ ROOT = Path(__file__).parents[3]
 TRIALS = 6  # three comparisons, two checks, the repeat
 DESKTOP = {"viewport": {"width": 1280, "height": 800}}
 PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 3, "is_mobile": True, "has_touch": True}
+SMALL_PHONE = PHONE | {"viewport": {"width": 360, "height": 740}}
 PATIENCE_MS = 60_000
 HEARD = """side => {
   const of = which => document.querySelector(`#${which} video`);
@@ -155,6 +156,14 @@ def fits(page: Any) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+def in_sight(page: Any, where: str) -> None:
+    """All of it is on the screen, without scrolling, and it is large enough for a finger."""
+    box, screen = page.locator(where).bounding_box(), page.viewport_size
+    assert 0 <= box["x"] <= box["x"] + box["width"] <= screen["width"], (where, box)
+    assert 0 <= box["y"] <= box["y"] + box["height"] <= screen["height"], (where, box)
+    assert min(box["width"], box["height"]) >= 44, (where, box)
+
+
 class Hand:
     """Acts by mouse or, on a phone, by finger."""
 
@@ -234,7 +243,7 @@ def judge(page: Any, hand: Hand, places: tuple[int, int, int]) -> None:
 SITTINGS = {
     "mouse": (Hand, DESKTOP),
     "keyboard": (Keys, DESKTOP),
-    "finger": (Hand, PHONE),
+    "finger": (Hand, SMALL_PHONE),
     "phone-keyboard": (Keys, PHONE),
 }
 
@@ -257,6 +266,8 @@ def test_a_whole_sitting(served: Served, opened: Callable[..., Any], way: str) -
         assert page.locator("#audio input").first.is_disabled()
         sizes = [page.locator(f"#{side} video").bounding_box() for side in ("left", "right")]
         assert all(sizes[0][edge] == pytest.approx(sizes[1][edge], abs=0.1) for edge in ("width", "height"))
+        for what in ("#left video", "#right video", "#left button", "#right button"):
+            in_sight(page, what)
         if number == 1:
             page.evaluate(HEARD, "right")
             picture(page, f"{way}-trial")
@@ -266,6 +277,9 @@ def test_a_whole_sitting(served: Served, opened: Callable[..., Any], way: str) -
             assert watched["level"] > 0.02, watched
             assert watched["drift"] < 0.15, watched
         judge(page, hand, answers[number - 1])
+        in_sight(page, "#next")
+        focused, end = (page.locator(where).bounding_box() for where in ("#sync label:last-of-type", ".end"))
+        assert focused["y"] + focused["height"] <= end["y"], "the way on covers the last question"
         fits(page)
         picture(page, f"{way}-answered-{number}")
         hand.on()
