@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from flows.cluster import Cluster  # noqa: E402
 from flows.jobs import JobSpec, Outcome  # noqa: E402
 from flows.lease import reap  # noqa: E402
 from flows.local import LocalExecutor  # noqa: E402
+from flows.server import free_port  # noqa: E402
 from ovi import storage  # noqa: E402
 from ovi.progress import Silent  # noqa: E402
 from ovi.training.job import Job  # noqa: E402
@@ -111,6 +112,50 @@ def pipeline(folder: Path, _: argparse.Namespace) -> Any:
         ("every model folder is the local executor's", len(same) == len(EQUAL), ", ".join(same)),
         ("nothing is left in the cluster", not left, str(left)),
     ]  # fmt: skip
+
+
+def away(folder: Path, _: argparse.Namespace) -> Any:
+    """The same in pods that have an empty folder each, and nothing but a bucket between them and the flow."""
+    local, remote = _clone(folder / "local"), _clone(folder / "remote")
+    took = {"local": _demo(local, [], {})}
+    with _bucket("team") as keys, Double(folder / "double") as double:
+        double.node.env["PYTHONPATH"] = str(remote)
+        double.add_secret("ovi-s3", keys)
+        sets = ["cluster.claim=null", "cluster.secrets=[ovi-s3]", "data.remote=s3://team/ovi",
+                "training.mirror=s3://team/mirror", f"tracking.uri=sqlite:///{remote}/out/mlflow.db",
+                f"tracking.artifacts={remote}/out/mlartifacts"]  # fmt: skip
+        took["away"] = _demo(remote, [*CLUSTERED, *sets], {**keys, "KUBECONFIG": str(double.kubeconfig)})
+        left = double.left()
+        pods = len(double.kubelet.containers)
+    same = [path for path in EQUAL if storage.sha256_folder(local / path) == storage.sha256_folder(remote / path)]
+    return {"seconds": took, "pods": pods, "same": same}, [
+        ("the small pipeline in empty folders, by a bucket, has the local executor's model folders, to the bit",
+         len(same) == len(EQUAL), f"{', '.join(same)}; {took['away']:.0f} s in {pods} pods"),
+        ("nothing is left in that cluster", not left, str(left)),
+    ]  # fmt: skip
+
+
+@contextlib.contextmanager
+def _bucket(name: str) -> Iterator[dict[str, str]]:
+    """An S3 server on loopback with one bucket; what a client's environment needs."""
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port := free_port())],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    keys = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}  # fmt: skip
+    try:
+        wait_for(lambda: _put(f"{keys['AWS_ENDPOINT_URL']}/{name}"))
+        yield keys
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _put(url: str) -> bool:
+    with contextlib.suppress(OSError), urllib.request.urlopen(urllib.request.Request(url, method="PUT")):
+        return True
+    return False
 
 
 def _clone(root: Path) -> Path:
@@ -351,7 +396,7 @@ def _asked(url: str, body: dict[str, Any] | None = None) -> Any:
         return json.load(reply)
 
 
-PARTS = {"platform": servers, "pipeline": pipeline, "evict": evict, "cancel": cancel, "cost": cost}
+PARTS = {"platform": servers, "pipeline": pipeline, "away": away, "evict": evict, "cancel": cancel, "cost": cost}
 
 
 def _options() -> argparse.Namespace:

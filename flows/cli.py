@@ -7,6 +7,7 @@ Try it: `ovi plan`, `ovi demo --help`.
 from __future__ import annotations
 
 import json
+import os
 import time
 from contextlib import AbstractContextManager
 from dataclasses import asdict
@@ -17,6 +18,7 @@ import typer
 
 from ovi import config
 from ovi.cli import PARAMS, Json, Params, Profile, Sets
+from ovi.errors import ConfigError
 from ovi.progress import reporter
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -161,6 +163,20 @@ def push(params: Params = PARAMS, profile: Profile = None, sets: Sets = None) ->
     typer.echo(run(Path(), config.load(params, profile, sets)))
 
 
+@app.command(epilog="Example: ovi work s3://team/ovi/parcels/encode-0a1b2c3d -- ovi encode")
+def work(
+    address: Annotated[str, typer.Argument(help="Where the flow put the stage's inputs.")],
+    command: Annotated[list[str], typer.Argument(help="What the stage runs.")],
+    share: Annotated[bool, typer.Option("--share", help="It works a share and makes no output yet.")] = False,
+) -> None:
+    """The first process of a pod that shares no folder with the flow: fetch, run, send what was made."""
+    from flows import environment
+    from flows.parcel import work as run
+
+    environment.quiet()
+    raise typer.Exit(run(address, command, share, Path(), reporter(as_json=True)))
+
+
 @app.command(epilog="Example: ovi reap --older 600")
 def reap(
     older: Annotated[float, typer.Option(min=0, help="Runs whose flow was not heard of for so many seconds.")] = 120,
@@ -212,6 +228,19 @@ def platform(
 
     settings = config.load(params, profile, sets)
     _until_stopped("the platform is closed", run(Workspace(), settings, mlflow_port, prefect_port))
+
+
+@app.command(epilog="Example: PREFECT_API_URL=http://prefect.team:4200/api ovi deploy")
+def deploy() -> None:
+    """Tell a team's Prefect server of prefect.yaml's deployments, and where to post what fails (OVI_WEBHOOK)."""
+    from flows.platform import deploy as run
+    from flows.workspace import Workspace
+
+    api = os.environ.get("PREFECT_API_URL")
+    if not api:
+        raise ConfigError("PREFECT_API_URL: not set; name the team's server, as in http://prefect.team:4200/api")
+    for line in run(Workspace(), api):
+        typer.echo(line)
 
 
 def _until_stopped(words: str, servers: AbstractContextManager[dict[str, str]]) -> None:

@@ -21,6 +21,8 @@ QUIET = {
     "HF_HUB_OFFLINE": "1",
 }
 
+TRACKING = "OVI_TRACKING_URI"  # of a worker: where the runs it takes are recorded, whatever their params.yaml says
+
 
 def quiet() -> None:
     """Set in this process what is not set yet. Call before importing prefect, mlflow or dvc: they read it once."""

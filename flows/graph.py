@@ -25,7 +25,7 @@ from typing import Any
 import psutil
 from dvc.dependency import ParamsDependency
 from dvc.dvcfile import load_file
-from dvc.exceptions import DvcException
+from dvc.exceptions import DownloadError, DvcException
 from dvc.lock import LockError
 from dvc.output import Output, OutputDoesNotExistError
 from dvc.repo import Repo
@@ -102,6 +102,7 @@ class Graph:
         self._settings, self._changed = settings, changed
         self._repo: Repo | None = None
         logging.getLogger("dvc").setLevel(logging.ERROR)  # also switches its progress bars off
+        logging.getLogger("dvc_data").setLevel(logging.CRITICAL)  # what fails it says itself, with a traceback a file
         self.refresh()
 
     def refresh(self) -> None:
@@ -133,6 +134,19 @@ class Graph:
     def outputs(self, name: str) -> list[str]:
         return [str(out.def_path) for out in self._stages[name].outs]
 
+    def uncached(self, name: str) -> list[str]:
+        """Outputs that are no content of a remote: they travel with git."""
+        return [str(out.def_path) for out in self._stages[name].outs if not out.use_cache]
+
+    def reads(self, name: str) -> tuple[list[str], list[str]]:
+        """What a stage reads: paths that a remote has by their content, and the others: code, settings."""
+        kept = [Path(out.fs_path) for stage in self._stages.values() for out in stage.outs if out.use_cache]
+        found: tuple[list[str], list[str]] = ([], [])
+        for dep in self._stages[name].deps:
+            path = Path(dep.fs_path)
+            found[not any(path.is_relative_to(out) for out in kept)].append(str(dep.def_path))
+        return found
+
     def reasons(self, name: str) -> list[str]:
         """Why the stage has to run, in words; empty when everything it reads and wrote is as recorded."""
         stage = self._stages[name]
@@ -143,9 +157,15 @@ class Graph:
 
     def record(self, name: str) -> Record | None:
         """What dvc.lock says of a stage, None when it never ran."""
-        entry = self._file.lockfile_contents.get("stages", {}).get(name)
-        if entry is None:
-            return None
+        entry = self.entry(name)
+        return None if entry is None else self._record(entry)
+
+    def entry(self, name: str) -> dict[str, Any] | None:
+        """The stage's entry in dvc.lock as it stands there."""
+        found: dict[str, Any] | None = self._file.lockfile_contents.get("stages", {}).get(name)
+        return found
+
+    def _record(self, entry: dict[str, Any]) -> Record:
         found = {str(dep["path"]): str(dep[dep.get("hash", "md5")]) for dep in entry.get("deps", [])}
         code = {path for path in found if _is_code(self.root / path)}
         params = {name: value for values in entry.get("params", {}).values() for name, value in values.items()}
@@ -202,13 +222,39 @@ class Graph:
                 raise OviError(f"stage {stage.name}: ended well without an output: {one_line(error)}") from None
             except (DvcException, OSError) as error:  # a full disk, most often
                 raise OviError(f"stage {stage.name}: its outputs cannot be kept: {one_line(error)}") from error
-            path = self.root / LOCK
-            lock: Any = loads_yaml(path.read_text(), typ="rt") if path.exists() else {"schema": "2.0"}
-            lock.setdefault("stages", {}).update(to_lockfile(stage))
-            storage.write_bytes(path, dumps_yaml(lock).encode())  # DVC truncates before it writes: a kill loses all
+            self._write(to_lockfile(stage))
         hashes = {str(out.def_path): str(out.hash_info.value) for out in stage.outs}
         self.refresh()
         return hashes
+
+    def adopt(self, running: Running, entry: dict[str, Any]) -> dict[str, str]:
+        """Take the entry that another machine's `commit` made of the same work, and its outputs from the remote.
+
+        Returns their hashes by path. Raises OviError when the entry is of other work, or the remote lacks an output.
+        """
+        name = running.stage.name
+        try:
+            record = self._record(entry)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            record = None
+        if record is None or record.inputs.key != running.inputs.key or set(record.outputs) != set(self.outputs(name)):
+            raise OviError(f"stage {name}: what came back is of other inputs than were sent; run it again")
+        with self._exclusive():
+            self._write({name: entry})
+        self.refresh()
+        plain = self.uncached(name)
+        self.pull(*(path for path in record.outputs if path not in plain))
+        self.check(record.outputs)
+        return record.outputs
+
+    def check(self, wanted: dict[str, str]) -> None:
+        """Raises OviError for a path that has not the hash given once it was pulled."""
+        for path, value in wanted.items():
+            if self.hash(path) != value:
+                raise OviError(
+                    f"data.remote: {self._url}: {path} (md5 {value}) is missing or damaged there; remove the object "
+                    "that is not what its name says, and `ovi push` from a clone that has it"
+                )
 
     def push(self, *stages: str) -> int:
         """Send what stages wrote (all by default) to the remote, as far as it is not there; files sent.
@@ -217,16 +263,30 @@ class Graph:
         """
         return self._exchange("push", stages)
 
-    def pull(self) -> int:
-        """Fetch what dvc.lock names from the remote and put it in its place; files fetched. Raises as `push`."""
-        found = self._exchange("fetch", ())
-        self._exchange("checkout", ())
-        self.refresh()
+    def pull(self, *paths: str) -> int:
+        """Fetch what dvc.lock names from the remote (all, or those paths) and put it in its place; files fetched.
+
+        What is damaged there is not taken. Raises as `push`.
+        """
+        targets = [str(self.root / path) for path in paths]
+        self._verify(True)
+        try:
+            found = self._exchange("fetch", (), targets)
+            self._exchange("checkout", (), targets)
+        finally:
+            self._verify(False)
         return found
 
-    def _exchange(self, verb: str, stages: tuple[str, ...]) -> int:
+    def _verify(self, value: bool) -> None:
+        """Whether DVC reads again what it has moved: well for a pull, but a push would fetch all back."""
+        if "remote" in self._config:
+            self._config["remote"][REMOTE]["verify"] = value
+        self.refresh()
+
+    def _exchange(self, verb: str, stages: tuple[str, ...], targets: list[str] | None = None) -> int:
         assert self._repo is not None
-        names = [f"{self.root / 'dvc.yaml'}:{name}" for name in stages or self.order if name in self._recorded]
+        recorded = [f"{self.root / 'dvc.yaml'}:{name}" for name in stages or self.order if name in self._recorded]
+        names = targets or recorded
         options: dict[str, Any] = {"force": True, "allow_missing": True} if verb == "checkout" else {}
         try:
             done = getattr(self._repo, verb)(targets=names, **options) if names else 0
@@ -236,9 +296,22 @@ class Graph:
                 f"{self.root}: another DVC command is at work here; let it end ({one_line(error)})"
             ) from None
         except Exception as error:  # DVC's own, botocore's and aiohttp's: all the same to whoever set the remote
-            where = self._config.get("remote", {}).get(REMOTE, {}).get("url", "none is set")
-            cause = one_line(error.__cause__ or error)
-            raise OviError(f"data.remote: {where}: {cause}; check the address and the AWS_* variables") from None
+            cause, more = one_line(error.__cause__ or error), ""
+            if verb == "fetch" and isinstance(error, DownloadError | FileNotFoundError):  # names DVC's copy, or none
+                cause, more = "what dvc.lock names is not all there", ", or `ovi push` from a clone that has it"
+            where = f"data.remote: {self._url}"
+            raise OviError(f"{where}: {cause}; check the address and the AWS_* variables{more}") from None
+
+    @property
+    def _url(self) -> str:
+        return str(self._config.get("remote", {}).get(REMOTE, {}).get("url", "none is set"))
+
+    def _write(self, entry: Any) -> None:
+        """Replace a stage's entry in dvc.lock. DVC truncates before it writes: a kill loses all."""
+        path = self.root / LOCK
+        lock: Any = loads_yaml(path.read_text(), typ="rt") if path.exists() else {"schema": "2.0"}
+        lock.setdefault("stages", {}).update(entry)
+        storage.write_bytes(path, dumps_yaml(lock).encode())
 
     def _changed_params(self, stage: PipelineStage) -> Iterator[str]:
         for dep in stage.params:
@@ -288,7 +361,7 @@ class Graph:
             ) from None
 
 
-def _remote(address: str) -> dict[str, str]:
+def _remote(address: str) -> dict[str, Any]:
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     named = {"endpointurl": endpoint} if endpoint and storage.is_remote(address) else {}
     return {"url": address if storage.is_remote(address) else str(Path(address).expanduser().absolute()), **named}

@@ -18,7 +18,11 @@ from ovi.errors import EXIT_CONFIG, EXIT_FAILED, EXIT_PREEMPTED, ConfigError, Ov
 
 @dataclass(frozen=True)
 class JobSpec:
-    """One stage, ready to run: `nodes` machines, each with `processes` workers and the resources named here."""
+    """One stage, ready to run: `nodes` machines, each with `processes` workers and the resources named here.
+
+    `apart`: the nodes are no gang. Each works its share, the command with `--shard i/n`, and is retried alone; then the
+    command itself puts the shares together on one node. A machine of its own needs no shares and runs the command.
+    """
 
     stage: str
     command: tuple[str, ...]
@@ -29,12 +33,15 @@ class JobSpec:
     gpus: int = 0
     grace_s: float = 30.0  # between "please stop" and "stop"
     deadline_s: float = 3600.0
+    apart: bool = False
+    parcel: str = ""  # where its inputs are, for a machine that shares no folder with the flow (flows/parcel.py)
+    retries: int = 0  # of each share; a whole stage is tried again by who runs it
     devices: Mapping[str, int] = field(default_factory=dict)  # others a node, such as {"rdma/hca": 8}
     env: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, stage: str, command: tuple[str, ...], needs: Resources, **more: Mapping[str, str]) -> JobSpec:
+    def of(cls, stage: str, command: tuple[str, ...], needs: Resources, **more: Any) -> JobSpec:
         """The spec of a stage with the resources its settings ask for, one worker a GPU; `more`: env, labels."""
         return cls(
             stage=stage,
@@ -47,6 +54,8 @@ class JobSpec:
             devices=needs.devices,
             grace_s=needs.grace_s,
             deadline_s=needs.deadline_s,
+            apart=needs.apart,
+            retries=needs.retries,
             **more,
         )
 
@@ -71,7 +80,7 @@ class Outcome:
     last_line: str = ""
     advice: str = ""
     result: Mapping[str, Any] = field(default_factory=dict)
-    attempts: int = 1  # more than one after preemptions, which are no failures
+    attempts: int = 1  # more than one after preemptions, which are no failures; of shares, of the one begun most often
     gpu_seconds: float = 0.0  # of all attempts
     gpu_seconds_lost: float = 0.0  # of those that neither succeeded nor saved their state
     image: str = ""  # that it ran in, by digest; empty: in none

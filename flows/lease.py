@@ -43,7 +43,7 @@ class Lease:
 
     def __enter__(self) -> Self:
         try:
-            remove_all(self._cluster, f"ovi.dev/claim={self._where.claim}")
+            remove_all(self._cluster, f"{manifests.CLONE}={self._where.clone or self._where.claim}")
             holder = f"{socket.gethostname()}:{os.getpid()}"
             item = manifests.lease(self.name, self._spec.stage, self._where, _now(), holder, _flow_pod())
             made = self._cluster.create(item)

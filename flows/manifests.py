@@ -3,7 +3,8 @@
 Pure: dictionaries in, dictionaries out, no cluster and no client. Every pod runs the same command; torchrun reads
 where it stands from PET_*. Exit codes keep their meaning: 78 fails the Job at once. A disruption (eviction, node drain)
 ends a gang at once, because one lost rank is a lost step for all: a JobSet starts it again by itself, a Job is started
-again by the flow (backoffLimit 0). Everything is owned by the run's Lease, so that nothing outlives it.
+again by the flow (backoffLimit 0). Nodes that work apart are always an Indexed Job: each index is retried by itself.
+Everything is owned by the run's Lease, so that nothing outlives it.
 Try it: `python -m flows.manifests > job.yaml`.
 """
 
@@ -27,10 +28,14 @@ RUN = "ovi.dev/run"
 INDEX = "batch.kubernetes.io/job-completion-index"
 AFTER_FLOW_S = 60  # a deadline is the flow's to keep; the cluster keeps it for a flow that is dead
 LEASE_S = 120  # a flow that has not renewed its Lease for so long is dead
+CLONE = "ovi.dev/clone"  # whose runs they are
+SHARE = ("--shard", "$(JOB_COMPLETION_INDEX)/{nodes}")  # the kubelet puts the number in
 LAUNCH = ("ovi", "launch", "--")  # a gang's first process: ranks as PET_* say, exit codes kept
+WORK = ("ovi", "work")  # before both: fetches what the command reads, sends what it makes
 WORKERS = "node"  # the JobSet's one replicated job
 
 Object = dict[str, Any]
+EMPTY: Object = {"emptyDir": {}}  # a folder of the pod's own
 
 
 def render(
@@ -48,9 +53,9 @@ def render(
     meta: Object = {"name": name, "namespace": where.namespace, "labels": labels(spec.stage, run, where, spec.labels)}
     if owner:
         meta["ownerReferences"] = [owner]
-    if jobset:
+    if jobset and not spec.apart:
         return [_jobset(meta, spec, where)]
-    service = [_service(meta)] if spec.nodes > 1 else []
+    service = [_service(meta)] if _gang(spec) else []
     return [*service, {"apiVersion": "batch/v1", "kind": "Job", "metadata": _queued(meta, where),
                        "spec": {**_job(meta, spec, where, f"{name}-0.{name}"), **_suspended(where)}}]  # fmt: skip
 
@@ -72,7 +77,7 @@ def labels(stage: str, run: str, where: Cluster, more: Any = None) -> dict[str, 
         "app.kubernetes.io/name": "ovi",
         "app.kubernetes.io/component": dns(stage),
         "app.kubernetes.io/managed-by": MANAGER,
-        "ovi.dev/claim": where.claim,
+        CLONE: where.clone or where.claim or "",
         RUN: run,
         **(more or {}),
     }
@@ -145,7 +150,7 @@ def _job(meta: Object, spec: JobSpec, where: Cluster, rank_0: str) -> Object:
         "completionMode": "Indexed",
         "completions": spec.nodes,
         "parallelism": spec.nodes,
-        "backoffLimit": 0,
+        **({"backoffLimitPerIndex": spec.retries} if spec.apart else {"backoffLimit": 0}),
         "activeDeadlineSeconds": int(spec.deadline_s + spec.grace_s) + AFTER_FLOW_S,
         "ttlSecondsAfterFinished": 86400,
         "podReplacementPolicy": "Failed",
@@ -155,7 +160,7 @@ def _job(meta: Object, spec: JobSpec, where: Cluster, rank_0: str) -> Object:
                     "action": "FailJob",
                     "onExitCodes": {"containerName": "stage", "operator": "In", "values": [EXIT_CONFIG]},
                 },
-                _on_disruption("FailJob" if spec.nodes > 1 else "Ignore"),
+                _on_disruption("FailJob" if _gang(spec) else "Ignore"),
             ]
         },
         "template": {"metadata": {"labels": meta["labels"]}, "spec": _pod(meta["name"], spec, where, rank_0)},
@@ -177,7 +182,7 @@ def _suspended(where: Cluster) -> Object:
 
 
 def _pod(name: str, spec: JobSpec, where: Cluster, rank_0: str) -> Object:
-    several = {"subdomain": name} if spec.nodes > 1 else {}
+    several = {"subdomain": name} if _gang(spec) else {}
     secrets = {"envFrom": [{"secretRef": {"name": secret}} for secret in where.secrets]} if where.secrets else {}
     adds = {"add": ["IPC_LOCK"]} if any("rdma" in device or "efa" in device for device in spec.devices) else {}
     return {
@@ -196,7 +201,7 @@ def _pod(name: str, spec: JobSpec, where: Cluster, rank_0: str) -> Object:
             {
                 "name": "stage",
                 "image": where.image,
-                "command": [*LAUNCH, *spec.command] if spec.nodes > 1 else list(spec.command),
+                "command": _command(spec),
                 "workingDir": "/work",
                 "ports": [{"name": "rendezvous", "containerPort": PORT, "protocol": "TCP"}],
                 **secrets,
@@ -207,10 +212,26 @@ def _pod(name: str, spec: JobSpec, where: Cluster, rank_0: str) -> Object:
             }
         ],
         "volumes": [
-            {"name": "work", "persistentVolumeClaim": {"claimName": where.claim}},
+            {"name": "work", **({"persistentVolumeClaim": {"claimName": where.claim}} if where.claim else EMPTY)},
             {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": _gib(where.shared_memory_gib)}},
         ],
     }
+
+
+def _gang(spec: JobSpec) -> bool:
+    return spec.nodes > 1 and not spec.apart
+
+
+def _command(spec: JobSpec) -> list[str]:
+    """The kubelet replaces $(NAME); a stage's own dollars are doubled, so that they stay."""
+    words = [word.replace("$", "$$") for word in spec.command]
+    if spec.apart:
+        words += [word.format(nodes=spec.nodes) for word in SHARE]
+    elif _gang(spec):
+        words = [*LAUNCH, *words]
+    if not spec.parcel:
+        return words
+    return [*WORK, spec.parcel, *(["--share"] if spec.apart else []), "--", *words]
 
 
 def _environment(spec: JobSpec, where: Cluster, rank_0: str) -> list[Object]:
@@ -218,7 +239,7 @@ def _environment(spec: JobSpec, where: Cluster, rank_0: str) -> list[Object]:
     fixed = {
         "PET_NNODES": str(spec.nodes),
         "PET_NPROC_PER_NODE": str(spec.processes),
-        "PET_MASTER_ADDR": rank_0 if spec.nodes > 1 else "127.0.0.1",
+        "PET_MASTER_ADDR": rank_0 if _gang(spec) else "127.0.0.1",
         "PET_MASTER_PORT": str(PORT),
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(max(int(spec.grace_s) - SHUTDOWN_MARGIN_S, 1)),
         **where.env,

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 from prefect import flow, get_run_logger, task
@@ -19,10 +21,12 @@ from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.runtime import flow_run
 
+from flows.executors import shares_a_folder
 from flows.graph import Graph
 from flows.jobs import Executor, JobSpec, Outcome, Status, Word
 from flows.lineage import Lineage
 from flows.local import log_path
+from flows.parcel import Parcel
 from flows.view import StageView
 from ovi.config import Resources, Settings
 from ovi.errors import ConfigError, OviError, Preempted
@@ -59,6 +63,7 @@ def run(settings: Settings, graph: Graph, executor: Executor, lineage: Lineage) 
 
     def work(stage: str, reasons: list[str]) -> None:
         needs = settings.resources.get(stage, Resources())
+        away = not shares_a_folder(settings, stage)
 
         @task(
             name=stage,
@@ -69,7 +74,7 @@ def run(settings: Settings, graph: Graph, executor: Executor, lineage: Lineage) 
             persist_result=False,
         )
         def attempt(because: list[str]) -> None:
-            _run_stage(stage, because, needs, graph, executor, lineage, shared=settings.data.remote is not None)
+            _run_stage(stage, because, needs, graph, executor, lineage, settings.data.remote, away)
 
         attempt(reasons)
 
@@ -81,11 +86,12 @@ def run(settings: Settings, graph: Graph, executor: Executor, lineage: Lineage) 
 
 
 def _run_stage(
-    stage: str, reasons: list[str], needs: Resources, graph: Graph, executor: Executor, lineage: Lineage, shared: bool
-) -> None:
-    """One attempt at a stage: its MLflow run, its job, its entry in dvc.lock, its outputs in the remote, if `shared`.
+    stage: str, reasons: list[str], needs: Resources, graph: Graph, executor: Executor, lineage: Lineage,
+    remote: str | None, away: bool,
+) -> None:  # fmt: skip
+    """One attempt at a stage: its MLflow run, its job, its entry in dvc.lock, its outputs in the remote, if any.
 
-    Raises OviError unless all of that succeeds.
+    `away`: it runs where this folder is not. Raises OviError unless all of that succeeds.
     """
     running = graph.begin(stage)
     record = lineage.open_stage(stage, running.inputs)
@@ -96,11 +102,13 @@ def _run_stage(
     outcome: Outcome | None = None
     hashes: dict[str, str] | None = None
     try:
-        outcome = executor.run(spec, _both(view, get_run_logger()))
-        if outcome.status is Status.SUCCEEDED:
-            hashes = graph.commit(running)
-            if shared:
-                graph.push(stage)
+        with Parcel(graph, running, str(remote)) if away else nullcontext() as parcel:
+            spec = replace(spec, parcel=parcel.address if parcel else "")
+            outcome = executor.run(spec, _both(view, get_run_logger()))
+            if outcome.status is Status.SUCCEEDED:
+                hashes = parcel.receive() if parcel else graph.commit(running)
+                if remote and not parcel:
+                    graph.push(stage)
     finally:
         view.close()
         lineage.close_stage(stage, record, running.inputs.key, outcome, hashes)

@@ -71,7 +71,7 @@ def _rights(cluster: Cluster, jobset: bool) -> list[Finding]:
 
 def _objects(cluster: Cluster, where: config.Cluster) -> list[Finding]:
     findings = []
-    named = [("PersistentVolumeClaim", where.claim, "cluster.claim")]
+    named = [("PersistentVolumeClaim", where.claim, "cluster.claim")] if where.claim else []
     named += [("ServiceAccount", where.service_account, "cluster.service_account")]
     for kind, name, setting in named:
         try:

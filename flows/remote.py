@@ -1,7 +1,8 @@
 """The executor of a cluster: a stage as a JobSet or Job, its words as they come, its deadlines, its end.
 
 A preemption is no failure: the stage is started again and goes on at its last checkpoint (exit code 75 says that it
-saved one), as often as `cluster.preemptions` allows. Whatever ends the flow, the run's Lease ends all that it owns.
+saved one), as often as `cluster.preemptions` allows. A stage whose nodes work apart is two Jobs: all the shares, each
+retried alone, and then the command itself, which finds them done. Whatever ends the flow, its Lease ends all it owns.
 Knows nothing of Prefect, DVC or MLflow, and of Kubernetes only dictionaries (flows/cluster.py is the door).
 Try it: `pytest tests/flows/test_cluster.py`.
 """
@@ -9,9 +10,12 @@ Try it: `pytest tests/flows/test_cluster.py`.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import queue
+import socket
 import time
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -39,7 +43,8 @@ class ClusterExecutor:
     """Runs jobs one at a time, each logging to `root`/out/logs/<stage>.log with the pod's number before each line."""
 
     def __init__(self, root: str | Path, cluster: Cluster, where: config.Cluster) -> None:
-        self._root, self._cluster, self._where = Path(root), cluster, where
+        self._root, self._cluster = Path(root), cluster
+        self._where = where if where.clone or where.claim else where.model_copy(update={"clone": _clone(self._root)})
         self._jobset = where.kind == "jobset" or (where.kind == "auto" and cluster.serves(JOBSET))
 
     def run(self, spec: JobSpec, listen: Listener) -> Outcome:
@@ -53,24 +58,40 @@ class ClusterExecutor:
             log.open("w", encoding="utf-8") as sink,
             Lease(self._cluster, self._where, name, spec, lambda: _drain(attempts)) as lease,
         ):
-            budget = self._where.preemptions + 1
+            steps, spare = _steps(spec), self._where.preemptions
             while True:
-                attempt = Attempt(self._cluster, self._where, spec, f"{name}-{len(attempts) + 1}", lease, sink, listen)
+                number = f"{name}-{len(attempts) + 1}"
+                attempt = Attempt(self._cluster, self._where, steps[0], number, lease, sink, listen)
                 attempts.append(attempt)
-                found = attempt.run(self._jobset, budget)
-                budget -= attempt.starts
-                if found.status is not Status.PREEMPTED or budget <= 0:
+                found = attempt.run(self._jobset, spare + 1)
+                spare -= attempt.starts - 1
+                if found.status is Status.SUCCEEDED and len(steps) > 1:
+                    steps.pop(0)
+                elif found.status is Status.PREEMPTED and spare > 0:
+                    spare -= 1
+                    listen({"event": "note", "text": f"{found.said or 'stopped after saving'}; starting it again"})
+                else:
                     break
-                listen({"event": "note", "text": f"{found.said or 'stopped after saving'}; starting it again"})
                 attempt.remove()
         costs = [attempt.gpu_seconds() for attempt in attempts]
         words = attempts[-1].words
         return Outcome(
             found.status, found.exit_code, time.monotonic() - began, 0, found.said or words.last_line, found.advice,
-            words.result, attempts=sum(attempt.starts for attempt in attempts),
+            words.result, attempts=1 + self._where.preemptions - spare,
             gpu_seconds=sum(whole for whole, _ in costs), gpu_seconds_lost=sum(lost for _, lost in costs),
             image=attempts[-1].image(),
         )  # fmt: skip
+
+
+def _clone(root: Path) -> str:
+    """A name for this folder of this machine that Kubernetes takes as a label."""
+    return hashlib.sha256(f"{socket.gethostname()}:{root.absolute()}".encode()).hexdigest()[:16]
+
+
+def _steps(spec: JobSpec) -> list[JobSpec]:
+    """What is run one after the other: nodes that work apart, then the command that puts their shares together."""
+    whole = replace(spec, nodes=1, apart=False)
+    return [spec, whole] if spec.apart and spec.nodes > 1 else [whole if spec.apart else spec]
 
 
 def _drain(attempts: list[Attempt]) -> None:
@@ -165,9 +186,8 @@ class Attempt:
 
     @property
     def starts(self) -> int:
-        """How often it was started: a JobSet starts again by itself, and a single pod is replaced."""
-        firsts = sum(pod.index == 0 for pod in self._pods.values())
-        return max(firsts, 1)
+        """How often it was started: a JobSet starts again by itself, and a pod that needs no others is replaced."""
+        return max(Counter(pod.index for pod in self._pods.values()).values(), default=1)
 
     def gpu_seconds(self) -> tuple[float, float]:
         """(all, lost): lost is what pods ran that neither succeeded nor saved their state."""
@@ -234,13 +254,15 @@ class Attempt:
         return all(pod.ended for pod in self._pods.values())
 
     def _running(self) -> bool:
-        """Whether all pods have begun. One that has ended meanwhile has begun too."""
-        pods = self._current()
-        if self._suspended() or len(pods) < self._spec.nodes or any(pod.phase == "Pending" for pod in pods):
+        """Whether all pods have begun, and one that has ended has; of pods that need no others, whether any runs."""
+        begun = [pod.phase for pod in self._current() if pod.phase != "Pending"]
+        enough = "Running" in begun if self._spec.apart else len(begun) == self._spec.nodes
+        if self._suspended() or not enough:
             return False
         if self._told != "runs":
             self._told = "runs"
-            where = f"{self._spec.nodes} pods run" if self._spec.nodes > 1 else "its pod runs"
+            several = f"{self._spec.nodes} pods {'work a share each' if self._spec.apart else 'run'}"
+            where = several if self._spec.nodes > 1 else "its pod runs"
             self._listen({"event": "note", "text": f"{where} ({self._name})"})
         return True
 

@@ -17,6 +17,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -30,6 +31,9 @@ from ovi.errors import OviError
 HOST = "127.0.0.1"
 START_S = 180.0  # a first start compiles and migrates a database: 15 s on an idle machine, a minute on a busy one
 STOP_S = 10.0
+CONNECT_S = 10.0
+POSTGRES = 5432
+DATABASE = "PREFECT_API_DATABASE_CONNECTION_URL"  # Prefect's own variable
 
 
 class Server:
@@ -68,17 +72,19 @@ class Server:
 
 
 def start_prefect(workspace: Workspace, port: int) -> Server:
-    """A Prefect server with its database in out/prefect."""
+    """A Prefect server; its database is a file in out/prefect unless DATABASE is set. OviError when that is away."""
+    require_database(DATABASE, os.environ.get(DATABASE))
     command = ("prefect", "server", "start", "--host", HOST, "--port", str(port))
-    return Server(workspace.root, "prefect", command, port, "/api/health", {"PREFECT_HOME": str(workspace.prefect)})
+    env = {"PREFECT_HOME": str(workspace.prefect), "PREFECT_UI_URL": f"http://{HOST}:{port}"}  # for links in notices
+    return Server(workspace.root, "prefect", command, port, "/api/health", env)
 
 
 def start_mlflow(workspace: Workspace, tracking: Tracking, port: int) -> Server:
-    """The MLflow pages over the store the stages write to."""
-    stores = ("--backend-store-uri", tracking.uri, "--default-artifact-root", tracking.artifacts)
+    """The MLflow pages over the store the stages write to. OviError when its database is away."""
+    require_database("tracking.uri", tracking.uri)
+    stores = {"MLFLOW_BACKEND_STORE_URI": tracking.uri, "MLFLOW_DEFAULT_ARTIFACT_ROOT": tracking.artifacts}
     options = ("--no-serve-artifacts", "--workers", "1", "--host", HOST, "--port", str(port))
-    command = ("mlflow", "server", *stores, *options)
-    return Server(workspace.root, "mlflow", command, port, "/health", {})
+    return Server(workspace.root, "mlflow", ("mlflow", "server", *options), port, "/health", stores)
 
 
 def find_prefect(workspace: Workspace) -> str | None:
@@ -150,6 +156,21 @@ def require_port(host: str, port: int, setting: str) -> None:
     """OviError when `port` is taken; port 0 always passes (any free one)."""
     if not _is_free(host, port):
         raise OviError(f"{setting}: port {port} on {host} is in use; stop what listens there or choose another port")
+
+
+def require_database(setting: str, url: str | None) -> None:
+    """OviError when nobody listens where the URL of a database server leads; a file always passes."""
+    there = urlsplit(url or "")
+    if there.hostname is None or there.scheme.startswith("http"):
+        return
+    port = there.port or POSTGRES
+    try:
+        socket.create_connection((there.hostname, port), timeout=CONNECT_S).close()
+    except OSError as error:
+        raise OviError(
+            f"{setting}: no database answers at {there.hostname}:{port} ({error.strerror or error}); "
+            "start it or correct the address"
+        ) from None
 
 
 def free_port() -> int:

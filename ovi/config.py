@@ -133,6 +133,7 @@ class Curation(Section):
     captions: Captions = Captions()
     people: People = People()  # paper 3.2: a mix of clips with none, one and several
     weights: Weights = Weights()
+    work: str | None = None  # folder or s3://bucket/prefix of this clone alone, where shares meet; None: by the clips
     part_files: Count = 64  # files that are worked on again at most after a crash
     workers: Count = 2
 
@@ -326,6 +327,8 @@ class Evaluation(Section):
     weights: Networks = Networks()
     outputs: Outputs = Outputs()
     formula_networks: bool = False  # networks filled by a formula: to try the whole path; nothing is comparable
+    attention_layers: Annotated[list[int], Field(min_length=1)] | None = None  # of Figure 3; None: all fused ones
+    attention_at: Annotated[float, Field(ge=0, lt=1)] = 0.7  # share of the steps that is over then: pictures are there
 
 
 class Ablation(Section):
@@ -391,6 +394,7 @@ class Resources(Section):
     memory_gib: Positive = 6
     gpus: Annotated[int, Field(ge=0)] = 0
     nodes: Count = 1
+    apart: bool = False  # nodes work a share each (the command's --shard i/n), each retried alone; else they are a gang
     grace_s: Count = 30  # between SIGTERM and SIGKILL
     deadline_s: Count = 3600
     retries: Annotated[int, Field(ge=0)] = 0
@@ -405,7 +409,9 @@ class Cluster(Section):
     namespace: str = "ovi"
     image: str = "ovi-train:0.1.0"
     service_account: str = "ovi-stage"
-    claim: str = "ovi-work"  # the volume claim that this clone's folder is on
+    claim: str | None = "ovi-work"  # the volume claim that this clone's folder is on; None: all goes by data.remote
+    clone: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")] | None = None  # whose runs these are;
+    # None: the claim's, and without one this machine's and folder's
     kind: Literal["auto", "jobset", "job"] = "auto"  # auto: a JobSet where the server has them
     queue: str | None = None  # Kueue's LocalQueue; None: no Kueue
     priority: str | None = None  # Kueue's WorkloadPriorityClass

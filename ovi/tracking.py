@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import time
 from functools import cache
 from pathlib import Path
@@ -83,7 +84,13 @@ class Run:
             self.flush()
 
     def log_file(self, path: str | Path, folder: str = "") -> None:
-        self._client.log_artifact(self.id, str(path), folder or None)
+        """Raises OviError when the artifact store does not take it."""
+        try:
+            self._client.log_artifact(self.id, str(path), folder or None)
+        except Exception as error:  # MLflow's own, boto3's and urllib3's: all the same to whoever set the store
+            raise OviError(
+                f"tracking.artifacts: {path} is not kept ({one_line(error)}); check the address and the AWS_* variables"
+            ) from None
 
     def log_dataset(self, name: str, source: str, digest: str) -> None:
         """A data version this run read: its name, where it is and its content hash (at most 36 characters are kept)."""
@@ -155,7 +162,9 @@ def append_entry(tracking: Tracking, log: str, values: dict[str, str]) -> int:
             return int(client.create_model_version(log, source="log:entry", tags=values).version)
         except MlflowException as error:  # two writers took one number, or the database was busy
             if attempt == ENTRY_ATTEMPTS - 1:
-                raise OviError(f"tracking.uri: {tracking.uri}: {log} cannot be written ({one_line(error)})") from None
+                raise OviError(
+                    f"tracking.uri: {_shown(tracking.uri)}: {log} cannot be written ({one_line(error)})"
+                ) from None
             time.sleep(0.05 * random.random() * (attempt + 1))
     raise AssertionError
 
@@ -204,7 +213,7 @@ def model_source(tracking: Tracking, uri: str) -> tuple[str, str]:
             name, _, version = name.partition("/")
             found = client.get_model_version(name, version)
     except MlflowException:
-        raise OviError(f"model: {uri} is not in the registry of tracking.uri {tracking.uri}") from None
+        raise OviError(f"model: {uri} is not in the registry of tracking.uri {_shown(tracking.uri)}") from None
     return str(found.source), str(found.tags.get("digest", ""))
 
 
@@ -235,13 +244,19 @@ def _client(uri: str) -> Any:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         if uri.startswith("sqlite:///"):
             Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
-    except (MlflowException, OSError) as error:
-        raise OviError(f"tracking.uri: {uri} cannot be reached ({' '.join(str(error).split())})") from None
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise OviError(f"tracking.uri: {_shown(uri)} cannot be reached ({one_line(error)})") from None
+
+
+def _shown(uri: str) -> str:
+    """Without its password."""
+    return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", uri)
 
 
 def _experiment(tracking: Tracking) -> str:

@@ -80,3 +80,13 @@ def test_files_and_datasets_are_kept(store: Tracking, tmp_path: Path) -> None:
 def test_an_unreachable_store_is_one_line() -> None:
     with pytest.raises(OviError, match=r"tracking\.uri"):
         tracking._client("sqlite:////proc/nowhere/mlflow.db")
+
+
+def test_a_database_that_is_away_is_one_line_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlflow.store.db.utils.MAX_RETRY_COUNT", 1)  # else MLflow waits for it, two minutes
+    with pytest.raises(
+        OviError, match=r"tracking\.uri: postgresql\+psycopg://ovi:\*\*\*@127\.0\.0\.1:9/x cannot"
+    ) as said:
+        tracking._client("postgresql+psycopg://ovi:hidden@127.0.0.1:9/x")
+    assert "hidden" not in str(said.value)
+    assert "\n" not in str(said.value)

@@ -1,4 +1,4 @@
-# A stage: the library with DeepSpeed and MLflow's client. Build from the top of the repository:
+# A stage: the library with DeepSpeed, MLflow's client and DVC, by which pods without a shared volume fetch. Build from the top of the repository:
 #   docker build -f infra/images/train.Dockerfile -t ovi-train:0.1.0 .
 FROM python:3.11.14-slim-bookworm
 
@@ -12,7 +12,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY ovi ovi
 COPY flows flows
 COPY services services
-RUN uv pip install --system -c constraints.txt '.[train]'
+RUN uv pip install --system -c constraints.txt '.[train]' dvc dvc-s3
 
 RUN useradd --uid 10001 --create-home ovi && mkdir /work && chown ovi /work
 USER 10001

@@ -1,10 +1,11 @@
 """Work that survives: sources are examined part by part, and a part is done when its file of rows is there.
 
-    <out>-work/<key>/rows/<part>.parquet   the rows of a part, written whole and last: the part's marker
-    <out>-work/<key>/clips/<clip_id>.*     what is left of its clips to pack (packed.py), and strips of pictures
-A part's name is a hash of its sources and of the files beside them, the key one of the settings and of this code, so
-that a part that is done is done for what would be worked on now; a killed run begins again at its last part. Several
-processes, on one machine or many, may each work a share of the parts in one folder or bucket.
+    <work>/<key>/rows/<part>.parquet   the rows of a part, written whole and last: the part's marker
+    <work>/<key>/clips/<clip_id>.*     what is left of its clips to pack (packed.py), and strips of pictures
+<work> is <curation.work>/clips-work, or <out>-work without that. A part's name is a hash of its sources and of the
+files beside them, the key one of the settings and of this code, so that a part that is done is done for what would be
+worked on now; a killed run begins again at its last part. Several processes, on one machine or many, may each work a
+share of the parts in one folder or bucket.
 Try it: `ovi curate --shard 0/2 && ovi curate --shard 1/2 && ovi curate`.
 """
 
@@ -40,7 +41,8 @@ ROOMS = ("curation", "media", "perception")  # whose code makes rows and pixels
 # Settings that scores or packed bytes depend on, and those that are asked only when all is examined.
 PIXELS = ("target_pixels", "side_multiple", "coding", "pretrain_seconds", "weights", "max_shift_frames")
 LATER = (
-    "workers", "part_files", "shard_mib", "captions", "validation_share", "test_share", "duplicate_bits", "people",
+    "workers", "work", "part_files", "shard_mib", "captions", "validation_share", "test_share", "duplicate_bits",
+    "people",
 )  # fmt: skip
 
 
@@ -63,7 +65,8 @@ class Work:
 
     def __init__(self, settings: Settings, sources: Sequence[Source], out: str) -> None:
         self._settings = settings
-        self._all = f"{out}-work"
+        work = settings.curation.work
+        self._all = f"{place.address(work)}/clips-work" if work else f"{out}-work"
         chosen = settings.curation.model_dump(mode="json", exclude=set(LATER))
         key = _digest(manifest.VERSION, settings.clip.model_dump(mode="json"), chosen, _code())
         self._mine = f"{self._all}/{key}"

@@ -6,6 +6,7 @@ Try it: `python -m tests.cluster.double FOLDER`, then `kubectl --kubeconfig FOLD
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import sys
 import threading
@@ -33,7 +34,7 @@ class Double:
     def __init__(self, folder: Path, claims: dict[str, Path] | None = None, jobset: bool = True) -> None:
         self.store = Store()
         self.node = Node(claims=claims or {})
-        self.kubelet = Kubelet(self.store, self.node)
+        self.kubelet = Kubelet(self.store, self.node, folder / "disk")
         self.faults = Faults()
         groups = {**GROUPS, **(JOBSETS if jobset else {})}
         self.api = Api(self.store, self.kubelet, self.faults, {"token-1"}, groups, set())
@@ -67,6 +68,11 @@ class Double:
             "contexts": [{"name": "double", "context": {"cluster": "double", "user": "flow", "namespace": NAMESPACE}}],
         }  # fmt: skip
         self.kubeconfig.write_text(yaml.safe_dump(value))
+
+    def add_secret(self, name: str, values: dict[str, str]) -> None:
+        """https://kubernetes.io/docs/concepts/configuration/secret/: data is base64"""
+        data = {key: base64.b64encode(value.encode()).decode() for key, value in values.items()}
+        self.store.create("secrets", NAMESPACE, {"metadata": {"name": name}, "data": data})
 
     def pods(self, phase: str | None = None) -> list[Object]:
         return self.store.list("pods", NAMESPACE, lambda pod: phase in (None, pod["status"]["phase"]))

@@ -1,8 +1,8 @@
 """The double's scheduler and node: pods are real processes below flows/guard.py, with logs, signals and exit codes.
 
 One machine stands for all nodes. So pods share its network (every pod name of a headless Service means 127.0.0.1, a
-declared container port becomes a free one, the same for all pods of a Job) and a volume claim is a folder; the
-container's `/work` is that folder. https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/
+declared container port becomes a free one, the same for all pods of a Job) and a volume claim is a folder, an emptyDir
+a new one of the pod's own; the container's `/work` is that folder. https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Node:
 
 
 class Kubelet:
-    def __init__(self, store: Store, node: Node) -> None:
-        self._store, self.node = store, node
+    def __init__(self, store: Store, node: Node, disk: Path) -> None:
+        self._store, self.node, self._disk = store, node, disk
         self.containers: dict[str, Container] = {}  # by pod uid
         self._ports: dict[tuple[str, str], int] = {}
 
@@ -69,16 +69,21 @@ class Kubelet:
             self._start(pod)
 
     def forget_gone(self, alive: set[str]) -> None:
-        """Containers of pods that were removed by force are killed."""
+        """Containers of pods that were removed by force are killed; folders of pods that are gone go too."""
         for uid, container in self.containers.items():
-            if uid not in alive and container.running:
+            if uid in alive:
+                continue
+            if container.running:
                 container.kill()
+            elif (self._disk / uid).exists():
+                shutil.rmtree(self._disk / uid)
 
     def close(self) -> None:
         for container in self.containers.values():
             container.kill()
         for container in self.containers.values():
             container.reader.join(10)
+        shutil.rmtree(self._disk, ignore_errors=True)
 
     def _start(self, pod: Object) -> None:
         why = self._unschedulable(pod)
@@ -100,13 +105,13 @@ class Kubelet:
         except Refused as error:
             self._wait(pod, "CreateContainerConfigError", str(error).replace("secrets ", "secret "))
             return
-        path = env["PATH"]
-        if shutil.which(spec["command"][0], path=path) is None:
-            message = f'exec: "{spec["command"][0]}": executable file not found in $PATH'
+        command = [_expanded(word, env) for word in spec["command"]]
+        if shutil.which(command[0], path=env["PATH"]) is None:
+            message = f'exec: "{command[0]}": executable file not found in $PATH'
             self._end(pod, 128, "StartError", now(), message)
             return
         grace = float(pod["spec"].get("terminationGracePeriodSeconds", 30))
-        container = Container(spec["command"], grace, self._folder(pod, spec), env)
+        container = Container(command, grace, self._folder(pod, spec), env)
         self.containers[pod["metadata"]["uid"]] = container
 
         def running(it: Object) -> None:
@@ -161,14 +166,16 @@ class Kubelet:
         return value
 
     def _folder(self, pod: Object, spec: Object) -> Path:
-        claims = {
-            volume["name"]: volume["persistentVolumeClaim"]["claimName"]
-            for volume in pod["spec"].get("volumes", [])
-            if "persistentVolumeClaim" in volume
-        }
+        volumes = {volume["name"]: volume for volume in pod["spec"].get("volumes", [])}
         for mount in spec.get("volumeMounts", []):
-            if mount["name"] in claims and mount["mountPath"] == spec.get("workingDir"):
-                return self.node.claims[claims[mount["name"]]]
+            volume = volumes[mount["name"]]
+            if mount["mountPath"] != spec.get("workingDir"):
+                continue
+            if "persistentVolumeClaim" in volume:
+                return self.node.claims[volume["persistentVolumeClaim"]["claimName"]]
+            own = self._disk / pod["metadata"]["uid"]
+            own.mkdir(parents=True, exist_ok=True)
+            return own
         return Path("/")
 
     def _note_end(self, pod: Object, container: Container) -> None:
@@ -337,6 +344,14 @@ def _field(pod: Object, path: str) -> str:
         return str(pod["metadata"]["annotations"].get(annotation[1], ""))
     section, _, name = path.partition(".")
     return str(pod[section].get(name, ""))
+
+
+def _expanded(word: str, env: dict[str, str]) -> str:
+    """$(NAME) becomes what the variable holds, one that is not set stays, and $$ is a dollar.
+
+    https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/#entrypoint (command)
+    """
+    return re.sub(r"\$\$|\$\(([^)]*)\)", lambda it: "$" if it[1] is None else env.get(it[1], it[0]), word)
 
 
 def _quantity(text: str) -> float:

@@ -98,6 +98,20 @@ def test_shares_that_know_nothing_but_the_bucket_give_the_bytes_of_a_local_run(
     }
 
 
+def test_shares_of_machines_with_nothing_in_common_but_a_bucket_for_their_work(
+    corpus: Path, clips: Path, bucket: str, tmp_path: Path
+) -> None:
+    apart, counted = settings(f"curation.work={bucket}/work/"), Counting()
+    storage.write_bytes(f"{bucket}/work/thesis.txt", b"of somebody else")
+    for share in (0, 1):
+        curate(apart, corpus, tmp_path / f"{share}/clips", Silent(), share=(share, 2))
+        assert not (tmp_path / f"{share}").exists()
+    curate(apart, corpus, tmp_path / "clips", counted)
+    assert counted.files == 0
+    assert {name: (tmp_path / "clips" / name).read_bytes() for name in files(clips)} == files(clips)
+    assert objects(bucket) == {"work/thesis.txt": b"of somebody else"}
+
+
 def test_thresholds_change_in_a_bucket_too(corpus: Path, clips: Path, bucket: str) -> None:
     out, counted = f"{bucket}/clips", Counting()
     quiet = min(row["volume_db"] for row in manifest.rows(clips / "manifest.parquet", set="av"))

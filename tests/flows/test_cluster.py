@@ -215,6 +215,7 @@ def test_preflight_names_what_is_missing(both: Bench) -> None:
     found = {finding.what: finding for finding in look(cluster, config.Cluster(queue="team"))}
     missing = {what for what, finding in found.items() if finding.needed and not finding.found}
     assert missing == {"Kueue", "right to jobs", "right to pods/log", f"PersistentVolumeClaim {CLAIM}"}
+    assert not any("VolumeClaim" in finding.what for finding in look(cluster, config.Cluster(claim=None)))
     assert found["JobSet"].found is cluster.serves("jobset.x-k8s.io/v1alpha2")
     assert "may not create; apply infra/k8s/base/access.yaml" in found["right to jobs"].line()
 

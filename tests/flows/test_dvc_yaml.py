@@ -55,6 +55,7 @@ WITHOUT_EFFECT = {
     "curation.captions.timeout_s",
     "curation.captions.url",
     "curation.part_files",
+    "curation.work",
     "curation.workers",
     "data",
     "executor",

@@ -185,6 +185,25 @@ def test_the_same_pipeline_in_a_cluster(root: Path, api: str, tmp_path: Path) ->
     assert "ovi.image" not in tags(root, "third")
 
 
+def test_a_stage_in_a_pod_that_has_nothing_of_this_folder(api: str, bucket: str, tmp_path: Path) -> None:
+    root = toy.make(tmp_path / "clone", whole=True)
+    sets = ["cluster.claim=null", "cluster.secrets=[ovi-s3]", f"data.remote={bucket}",
+            f"training.mirror={bucket}/mirror",
+            "resources.second={executor: kubernetes, grace_s: 2, deadline_s: 120}"]  # fmt: skip
+    words = [word for one in sets for word in ("--set", one)]
+    with Double(tmp_path / "double") as double:
+        double.add_secret("ovi-s3", {name: value for name, value in os.environ.items() if name.startswith("AWS_")})
+        code, out, err = finish(demo(root, api, *words, KUBECONFIG=str(double.kubeconfig)))
+        assert (code, err) == (0, "")
+        assert "1 files fetched from data.remote" in out
+        assert double.left() == []
+    assert toy.ran(root) == ["first", "third"]  # here
+    assert runs(root) == ALL_FINISHED
+    assert tags(root, "second")["ovi.output.data/second"].endswith(".dir")
+    code, out, _ = finish(demo(root, api, *words))
+    assert "nothing to do: all 3 stages are unchanged" in out
+
+
 def test_a_second_flow_is_refused_and_a_killed_one_leaves_nothing(root: Path) -> None:
     """With the clone's own Prefect server: it too is gone."""
     toy.behave(root, "second", "sleep")

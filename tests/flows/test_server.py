@@ -71,6 +71,23 @@ def test_a_port_in_use_is_one_line() -> None:
     server.require_port("127.0.0.1", 0, "service.port")
 
 
+def test_a_database_that_is_away_is_one_line(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = "ovi:hidden@127.0.0.1:9/ovi"
+    stores = toy.settings(workspace.root, f"tracking.uri=postgresql+psycopg://{there}")
+    with (
+        pytest.raises(OviError, match=r"tracking\.uri: no database answers at 127\.0\.0\.1:9 \(.*refused\); start it"),
+        server.pages(workspace, stores, server.free_port(), server.free_port()),
+    ):
+        pass
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setenv("PREFECT_API_DATABASE_CONNECTION_URL", f"postgresql+asyncpg://{there}")
+    with pytest.raises(OviError, match=r"DATABASE_CONNECTION_URL: no database answers"), server.prefect(workspace):
+        pass
+    assert not (workspace.root / "out" / "logs").exists()  # none was started
+    for passes in ("sqlite:///out/mlflow.db", "http://mlflow.team:5000", None):
+        server.require_database("tracking.uri", passes)
+
+
 def test_an_announcement_counts_while_its_process_lives(workspace: Workspace, healthy: str) -> None:
     assert server.find_prefect(workspace) is None
     me = {"url": healthy, "pid": os.getpid(), "started": psutil.Process().create_time()}

@@ -6,6 +6,7 @@ that is told by the file out/behave/<stage>: "sleep", "fail", "config", "preempt
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import yaml
@@ -74,14 +75,17 @@ STAGES = {
 }
 
 
-def make(root: Path) -> Path:
-    """The toy clone in `root`."""
+def make(root: Path, whole: bool = False) -> Path:
+    """The toy clone in `root`. whole: stages name stage.py too among what they read."""
+    stages = copy.deepcopy(STAGES)
+    for stage in stages["stages"].values():
+        stage["deps"] += ["stage.py"] * whole  # type: ignore[operator]
     for folder in ("code/first", "code/third", ".dvc"):
         (root / folder).mkdir(parents=True)
     (root / "stage.py").write_text(STAGE)
     for path in ("code/first/a.py", "code/third/a.py", "code/second.py"):
         (root / path).write_text("pass\n")
-    (root / "dvc.yaml").write_text(yaml.safe_dump(STAGES, sort_keys=False))
+    (root / "dvc.yaml").write_text(yaml.safe_dump(stages, sort_keys=False))
     (root / ".dvc" / "config").write_text((REPOSITORY / ".dvc" / "config").read_text())
     (root / ".dvcignore").write_text((REPOSITORY / ".dvcignore").read_text())
     (root / "params.yaml").write_text(yaml.safe_dump(values(root)))

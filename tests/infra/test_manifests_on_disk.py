@@ -12,9 +12,10 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from flows import manifests
+from flows import environment, manifests
 from flows.preflight import NEEDED
 from ovi.config import Cluster
+from tests import schemas
 
 REPOSITORY = Path(__file__).parents[2]
 INFRA = REPOSITORY / "infra"
@@ -22,7 +23,6 @@ K8S = INFRA / "k8s"
 EXAMPLE = K8S / "examples" / "train-fusion.yaml"
 IMAGES = sorted(INFRA.glob("images/*.Dockerfile"))
 OVERLAYS = ("small", "production")
-VERSIONS = ("1.31", "1.32", "1.33", "1.34", "1.35", "1.36", "1.37")
 CUSTOM = {  # kinds of other people's, with the fields of their `spec` that are used here
     "ResourceFlavor": ("kueue.x-k8s.io/v1beta2", {"nodeLabels"}),
     "ClusterQueue": (
@@ -56,22 +56,29 @@ def build(folder: Path) -> Iterator[dict[str, Any]]:
         yield {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": data}
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_every_object_passes_the_strict_schema(version: str) -> None:
-    generated = [it for it in build(K8S / "overlays" / "production") if it["kind"] == "ConfigMap"]
-    for name, item in [*objects(), *(("generated", it) for it in generated)]:
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_object_of_an_overlay_and_every_example_is_valid_in_every_version(overlay: str) -> None:
+    example = [(EXAMPLE.name, item) for item in yaml.safe_load_all(EXAMPLE.read_text())]
+    built = [(f"{overlay}:{item['kind']}", item) for item in build(K8S / "overlays" / overlay)]
+    for name, item in [*built, *example]:
         if item["kind"] in CUSTOM:
             group, fields = CUSTOM[item["kind"]]
             assert item["apiVersion"] == group, name
             assert set(item.get("spec", {})) <= fields, name
         else:
-            kubernetes_validate.validate(item, version, strict=True)
+            schemas.check(item)
+            assert schemas.as_client_sends(item) == item, name
+
+
+def test_every_file_is_in_an_overlay_or_the_example() -> None:
+    built = [it for overlay in OVERLAYS for it in build(K8S / "overlays" / overlay)]
+    assert not [name for name, item in objects() if item not in built and not name.startswith(EXAMPLE.name)]
 
 
 def test_the_schema_check_can_fail() -> None:
     item = {**objects()[0][1], "colour": "red"}
     with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(item, "1.37", strict=True)
+        schemas.check(item)
 
 
 def test_the_example_is_what_the_renderer_writes() -> None:
@@ -141,6 +148,17 @@ def test_every_pod_is_nobody_bounded_and_without_a_secret_in_sight() -> None:
             secret = re.search(r"(?i)password|secret|token|database|store_uri|connection_url", variable["name"])
             assert not secret or "value" not in variable, variable["name"]
     assert not any(item["kind"] == "Secret" for _, item in objects())
+
+
+def test_the_worker_has_what_deployments_ask_of_its_environment() -> None:
+    worker = next(it for _, it in objects() if it["kind"] == "Deployment" and it["metadata"]["name"] == "ovi-flow")
+    (container,) = worker["spec"]["template"]["spec"]["containers"]
+    given = {item["name"]: item.get("value") for item in container["env"]}
+    asked = set(re.findall(r"\{\{ \$(\w+) \}\}", (REPOSITORY / "prefect.yaml").read_text()))
+    assert asked == {"OVI_CLONE"}
+    assert given["OVI_CLONE"] in [mount["mountPath"] for mount in container["volumeMounts"]]
+    service = next(it for _, it in objects() if it["kind"] == "Service" and it["metadata"]["name"] == "ovi-mlflow")
+    assert given[environment.TRACKING] == f"http://ovi-mlflow:{service['spec']['ports'][0]['port']}"
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
