@@ -73,6 +73,7 @@ class Server:
         self.backend = Backend(
             jobs, results, served, self.workers, Meter(jobs), Watch(jobs), Tokens(bundle, served), keys, policy
         )
+        self.workers.listener = self.backend.watch.look
         self.api = create_app(self.backend, self.hear_the_end)
         self._ended = threading.Event()
         threading.Thread(target=self._tidy, daemon=True).start()

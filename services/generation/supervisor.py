@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ class Supervisor:
     """
 
     def __init__(self, bundle: Path, state: Path, jobs: JobStore, workers: int, replica: str = "") -> None:
+        self.listener: Callable[[], None] = lambda: None  # called, in any thread, when a worker has ended a job
         devices = gpus()
         count = workers or max(1, len(devices))
         words = ["--state", str(state), "--threads", str(_threads(count))]
@@ -46,6 +48,8 @@ class Supervisor:
             _Slot(f"worker-{index}", replica, bundle, words, jobs, devices[index % len(devices)] if devices else None)
             for index in range(count)
         ]
+        for slot in self._slots:
+            slot.ended = lambda: self.listener()
 
     def start(self) -> None:
         for slot in self._slots:
@@ -112,6 +116,7 @@ class _Slot(threading.Thread):
     ) -> None:
         super().__init__(name=name, daemon=True)
         self.state, self.restarts = "starting", 0
+        self.ended: Callable[[], None] = lambda: None  # what to do when it says that a job has ended
         self.memory: dict[str, int] = {}  # bytes, as the worker last said
         self._replica, self._bundle, self._words, self._jobs = replica, bundle, words, jobs
         self._sees = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
@@ -200,6 +205,8 @@ class _Slot(threading.Thread):
                     self.memory = said["memory"]
                     if said["event"] == "ready":
                         self.state = "ready"
+                    if said["event"] == "ended":
+                        self.ended()
         log("worker_silent", worker=self.name, seconds=patience)
 
     def _signal(self, number: signal.Signals) -> None:

@@ -1,5 +1,7 @@
 """Waiting for jobs to change, for any number of callers with one look at the table a moment; and events made of it.
 
+A worker of this server says at once that a job has ended; whatever else happens anywhere is found by looking.
+
 Events are not kept: each carries the job's revision as its id, so whoever comes back with the last one it saw gets what
 is new since, whichever server it asks. Try it: `pytest tests/services/test_events.py`.
 """
@@ -10,6 +12,7 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any
 
 from anyio import to_thread
@@ -32,6 +35,8 @@ class Watch:
         self._jobs = jobs
         self._waiting: dict[asyncio.Future[None], tuple[str, State]] = {}
         self._task: asyncio.Task[None] | None = None
+        self._now: asyncio.Event | None = None  # set: do not wait for the next look
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.closed = False
 
     async def change(self, identity: str, seen: State, seconds: float) -> None:
@@ -41,13 +46,20 @@ class Watch:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[future] = (identity, seen)
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._look())
+            self._loop, self._now = asyncio.get_running_loop(), asyncio.Event()
+            self._task = asyncio.create_task(self._look(self._now))
         try:
             await asyncio.wait_for(future, seconds)
         except TimeoutError:
             pass
         finally:
             self._waiting.pop(future, None)
+
+    def look(self) -> None:
+        """Something has changed: look now. From any thread."""
+        if self._loop is not None and self._now is not None:
+            with suppress(RuntimeError):  # the loop has ended: nobody waits
+                self._loop.call_soon_threadsafe(self._now.set)
 
     def close(self) -> None:
         """Lets everybody go. Called in the event loop."""
@@ -56,7 +68,7 @@ class Watch:
             if not future.done():
                 future.set_result(None)
 
-    async def _look(self) -> None:
+    async def _look(self, now: asyncio.Event) -> None:
         while self._waiting:
             identities = {identity for identity, _ in self._waiting.values()}
             try:
@@ -69,7 +81,9 @@ class Watch:
             for future, (identity, seen) in list(self._waiting.items()):
                 if states.get(identity) != seen and not future.done():
                     future.set_result(None)
-            await asyncio.sleep(LOOK_S)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(now.wait(), LOOK_S)
+            now.clear()
 
 
 class Stream:

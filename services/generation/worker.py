@@ -1,7 +1,7 @@
 """One sampler process: takes jobs from the table, samples, writes the clip, says what it does.
 
 Its supervisor holds its stdin: a line wakes it, the end of stdin means "stop now, give the job back", SIGTERM means
-"finish this job and leave". On stdout it speaks JSON lines: beat, ready. So a worker never outlives its
+"finish this job and leave". On stdout it speaks JSON lines: beat, ready, ended. So a worker never outlives its
 server, and a job it had to drop waits again. Equal requests give equal bytes: the same threads, one job at a time.
 Try it: `python -m services.generation.worker --bundle BENTO/src --state /tmp/state --name me`; Ctrl-D stops it.
 """
@@ -17,6 +17,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,9 +88,11 @@ class Worker:
     """Takes one job after the other until told to stop."""
 
     def __init__(
-        self, name: str, places: Places, served: Served, sampler: Sampler, admission: Admission, control: Control
-    ) -> None:
+        self, name: str, places: Places, served: Served, sampler: Sampler, admission: Admission, control: Control,
+        say: Callable[[str], None],
+    ) -> None:  # fmt: skip
         self._name, self._served, self._admission, self._control = name, served, admission, control
+        self._say = say
         self._jobs = JobStore(places.database, served.retention_s)
         self._results = ResultStore(places.results, places.workshop)
         policy, signer = policies.load(places.policy), signing.load(places.certificate, places.certificate_key)
@@ -110,6 +113,7 @@ class Worker:
             try:
                 self._one(dataclasses.replace(job, effective=EARLIER | job.effective))
             finally:
+                self._say("ended")
                 self._tell(job)
         self._tracer.flush()
 
@@ -241,7 +245,7 @@ def main() -> None:
         served = Served.read(words.bundle)
         sampler = load_sampler(served, words.bundle / "model", words.threads)
         admission = Admission(sampler, words.bundle / "model")
-        worker = Worker(words.name, Places.read(words.state), served, sampler, admission, control)
+        worker = Worker(words.name, Places.read(words.state), served, sampler, admission, control, voice.say)
     except OviError as error:
         sys.exit(f"{words.name}: {one_line(error)}")
     voice.loaded = True

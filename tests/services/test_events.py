@@ -129,3 +129,17 @@ def test_what_belongs_to_a_clip_is_served_in_parts_too(client: TestClient, backe
     client.delete(f"/v1/videos/{job}")
     assert not Path(backend.results.address(job, variant)).exists()
     problem(client.get(where, params={"variant": "../jobs.db"}), 404)
+
+
+def test_a_worker_that_speaks_is_heard_before_the_next_look(
+    client: TestClient, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.generation.watch.LOOK_S", 1000.0)
+    job = client.post("/v1/videos", json=GOOD).json()["id"]
+    lease = backend.jobs.claim("a")
+    assert lease is not None
+    worker = later(0.3, lambda: backend.jobs.complete(lease, "0" * 64, 1, {}, {}), backend.watch.look)
+    began = time.monotonic()
+    assert client.get(f"/v1/videos/{job}", params={"wait": 30}).json()["status"] == "completed"
+    assert time.monotonic() - began < 10
+    worker.join()

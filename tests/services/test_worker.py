@@ -26,7 +26,7 @@ def worker(tmp_path: Path, served: Served) -> Worker:
     places = Places(tmp_path / "state", sqlite(tmp_path / "state"), str(tmp_path / "results"), None)
     control: Any = SimpleNamespace(draining=False, recalled=False)
     sampler: Any = None
-    return Worker("me", places, served, sampler, SimpleNamespace(check=lambda: None), control)  # type: ignore[arg-type]
+    return Worker("me", places, served, sampler, SimpleNamespace(check=lambda: None), control, print)  # type: ignore[arg-type]
 
 
 def run(worker: Worker, jobs: JobStore) -> None:
