@@ -368,21 +368,24 @@ def main() -> int:
     parser.add_argument("--bento", action="store_true", help="serve the built Bento")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/serving.json")
     options = parser.parse_args()
-    bars = Bars()
+    found: dict[str, Any] = storage.read_json(options.out) if options.out.exists() else {}
+    mode, failed, count = "built Bento" if options.bento else "bare server", 0, 0
     with tempfile.TemporaryDirectory(prefix="ovi-bench-") as name:
         folder, settings = Path(name), tiny_settings(service__queue=QUEUE)
         model = save_tiny_model(folder / "model", settings)
         lay_bundle(folder / "bundle", model, settings)
-        bench = Bench(folder, bars, options.points, options.long, _packed(folder, model, settings, options.bento))
+        package = _packed(folder, model, settings, options.bento)
         for one in options.only or BENCHMARKS:
+            bench = Bench(folder, Bars(), options.points, options.long, package)
             try:
                 BENCHMARKS[one](bench)
             except Exception as error:
-                bars.check(one, False, f"{type(error).__name__}: {error}")
-    failed = sum(not bar["passed"] for bar in bars.done)
-    machine = {"cores": psutil.cpu_count(), "memory_gib": round(psutil.virtual_memory().total / 2**30, 1)}
-    storage.write_json(options.out, {"bars": bars.done, "machine": machine, "command": " ".join(sys.argv[1:])})
-    print(f"{len(bars.done) - failed} passed, {failed} failed")
+                bench.bars.check(one, False, f"{type(error).__name__}: {error}")
+            found.setdefault(mode, {})[one] = {"command": " ".join(sys.argv[1:]), "bars": bench.bars.done}
+            count, failed = count + len(bench.bars.done), failed + sum(not bar["passed"] for bar in bench.bars.done)
+    found["machine"] = {"cores": psutil.cpu_count(), "memory_gib": round(psutil.virtual_memory().total / 2**30, 1)}
+    storage.write_json(options.out, found)
+    print(f"{count - failed} passed, {failed} failed")
     return 1 if failed else 0
 
 
