@@ -19,14 +19,15 @@ from services.generation.table import Job
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 RUN_HEADER = "x-mlflow-run-id"
 FLUSH_MS = 3000
+NOBODY = "0" * 16  # the parent of a job's span that its caller did not trace
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 def traceparent(given: str | None) -> str:
-    """The caller's place in its trace (W3C trace context), or one in a new trace."""
+    """The caller's place in its trace (W3C trace context), or the beginning of a new trace."""
     if given is not None and _TRACEPARENT.fullmatch(given):
         return given
-    return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+    return f"00-{secrets.token_hex(16)}-{NOBODY}-01"
 
 
 class Tracer:
@@ -40,11 +41,21 @@ class Tracer:
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+
+        class Ids(RandomIdGenerator):
+            """Of the trace that its job was given: stores take a trace without a first span for one under way."""
+
+            trace = 0
+
+            def generate_trace_id(self) -> int:
+                return self.trace
 
         run = served.origin.get("mlflow_run")
         self._origin = {f"ovi.{name}": said for name, said in served.origin.items()}
         exporter = OTLPSpanExporter(headers=None if run is None else _headers() | {RUN_HEADER: run})
-        self._provider = TracerProvider(resource=Resource.create({"service.name": "ovi"}))
+        self._ids = Ids()
+        self._provider = TracerProvider(resource=Resource.create({"service.name": "ovi"}), id_generator=self._ids)
         self._provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=1000))
         self._tracer = self._provider.get_tracer("services.generation")
 
@@ -55,7 +66,9 @@ class Tracer:
         from opentelemetry import trace
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        caller = TraceContextTextMapPropagator().extract({"traceparent": traceparent(job.trace)})
+        parent = traceparent(None) if job.trace is None else job.trace
+        self._ids.trace = int(parent.split("-")[1], 16)
+        caller = TraceContextTextMapPropagator().extract({"traceparent": parent})  # NOBODY is no parent
         about = self._origin | {
             "ovi.job": job.id, "ovi.status": status, "ovi.attempt": job.attempt, "ovi.steps": job.steps,
             "ovi.size": str(job.effective["size"]), "ovi.seed": str(job.effective["seed"]),

@@ -26,7 +26,7 @@ from ovi.errors import ConfigError
 from ovi.media import encode
 from services.generation import policy, signing
 from services.generation.places import CERTIFICATE, CERTIFICATE_KEY, POLICY
-from services.generation.tracing import traceparent
+from services.generation.tracing import NOBODY, traceparent
 from tests.services.models import lay_bundle
 from tests.services.test_api import problem
 from tests.services.test_server import WORK, Running, wait
@@ -189,10 +189,21 @@ def test_a_job_is_told_in_its_callers_trace(server: Running, collector: Collecto
     assert collector.headers["x-mlflow-experiment-id"] == "7"
 
 
+def test_a_job_of_nobodys_trace_begins_its_own(server: Running, collector: Collector) -> None:
+    job = server.finish(server.submit(WORK))
+
+    def mine() -> list[Any]:
+        return [span for span in collector.spans if span.trace_id.hex() == job["trace_id"]]
+
+    wait(lambda: "video" in {span.name for span in mine()}, "the spans are there")
+    assert [span.name for span in mine() if not span.parent_span_id] == ["video"]
+
+
 @pytest.mark.parametrize("given", [None, "", "00-0-0-01", f"00-{'0' * 32}-{PARENT}-01", f"00-{TRACE}-{PARENT}-01\n"])
 def test_a_wrong_trace_becomes_a_new_one(given: str | None) -> None:
     made = traceparent(given)
-    assert traceparent(made) == made != traceparent(given)
+    assert made != traceparent(given)
+    assert made.split("-")[2] == NOBODY
 
 
 @pytest.mark.parametrize("make", [lambda: rsa.generate_private_key(65537, 2048), ed25519.Ed25519PrivateKey.generate])
