@@ -2,8 +2,7 @@
 
 Parts: `pipeline` (the whole small pipeline with two training pods, equal to the local executor's bytes), `evict` (a
 two-pod training evicted at seeded steps resumes at exactly that step, its curve equal to the bit), `cancel` (flows
-stopped at random moments leave nothing; killed ones are reaped), `cost` (GPU-hours against the double's truth),
-`platform` (servers and worker from one command).
+stopped at random moments leave nothing; killed ones are reaped), `cost` (GPU-hours against the double's truth).
 Try it: `.venv/bin/python benchmarks/cluster.py cancel --moments 4`.
 """
 
@@ -12,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
-import json
 import os
 import platform
 import random
@@ -31,9 +29,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import psutil  # noqa: E402
-
-from flows import server  # noqa: E402
 from flows.cluster import Cluster  # noqa: E402
 from flows.jobs import JobSpec, Outcome  # noqa: E402
 from flows.lease import reap  # noqa: E402
@@ -46,7 +41,6 @@ from ovi.training.loop import train  # noqa: E402
 from ovi.training.place import Place  # noqa: E402
 from ovi.training.rank import Mute  # noqa: E402
 from tests.cluster.double import NAMESPACE, Double  # noqa: E402
-from tests.flows import toy  # noqa: E402
 from tests.flows.clustered import CLAIM, TRAIN, Bench, bench, wait_for  # noqa: E402
 from tests.training import made  # noqa: E402
 
@@ -350,53 +344,7 @@ def cost(folder: Path, _: argparse.Namespace) -> Any:
     ]  # fmt: skip
 
 
-# Servers and worker
-
-
-def servers(folder: Path, _: argparse.Namespace) -> Any:
-    """`ovi platform` in a toy clone: pages, worker, and a deployment's run through all of them."""
-    root = toy.make(folder / "clone")
-    shutil.copy(ROOT / "prefect.yaml", root)
-    ports = [str(server.free_port()) for _ in range(2)]
-    command = [Path(sys.executable).with_name("ovi"), "platform", "--mlflow-port", ports[0], "--prefect-port", ports[1]]
-    began = time.monotonic()
-    process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        lines = [process.stdout.readline() for _ in range(5)]
-        urls = dict(line.split() for line in lines[1:4])
-        pages = [urls["mlflow"], f"{urls['prefect']}/", f"{urls['worker']}/health"]
-        answered = sum(server.answers(page) for page in pages)
-        started = time.monotonic() - began
-        api = f"{urls['prefect']}/api"
-        deployment = _asked(f"{api}/deployments/name/ovi/on-demand")
-        nightly = _asked(f"{api}/deployments/name/ovi/nightly")["schedules"][0]
-        run = _asked(f"{api}/deployments/{deployment['id']}/create_flow_run", {"parameters": {"sets": ["seed=3"]}})
-        state = {"type": "PENDING"}
-        while state["type"] not in ("COMPLETED", "FAILED", "CRASHED") and time.monotonic() - began < 600:
-            time.sleep(0.5)
-            state = _asked(f"{api}/flow_runs/{run['id']}")["state"]
-        children: list[Any] = psutil.Process(process.pid).children(recursive=True)
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
-    left = psutil.wait_procs(children, timeout=5)[1]
-    good = state["type"] == "COMPLETED" and toy.ran(root) == ["first", "second", "third"]
-    return {"started_s": round(started, 1), "state": state["type"]}, [
-        ("MLflow, Prefect and a worker from one command, every page answers", answered == 3, f"{started:.0f} s"),
-        ("a run of prefect.yaml's deployment goes through them", good, state["type"]),
-        ("the schedule is there, and off", nightly["active"] is False, nightly["schedule"].get("cron", "")),
-        ("Ctrl-C leaves no process", not left, str(len(left))),
-    ]  # fmt: skip
-
-
-def _asked(url: str, body: dict[str, Any] | None = None) -> Any:
-    data = None if body is None else json.dumps(body).encode()
-    with urllib.request.urlopen(urllib.request.Request(url, data, {"Content-Type": "application/json"})) as reply:
-        return json.load(reply)
-
-
-PARTS = {"platform": servers, "pipeline": pipeline, "away": away, "evict": evict, "cancel": cancel, "cost": cost}
+PARTS = {"pipeline": pipeline, "away": away, "evict": evict, "cancel": cancel, "cost": cost}
 
 
 def _options() -> argparse.Namespace:

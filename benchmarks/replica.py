@@ -47,7 +47,7 @@ class Replica:
         self._environment = os.environ | {"OMP_NUM_THREADS": "1"} | environment
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60, trust_env=False)
         self.process: subprocess.Popen[bytes] | None = None
-        self.start()
+        self.started_s = self.start()
 
     def start(self) -> float:
         """Seconds until it is ready."""

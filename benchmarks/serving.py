@@ -2,7 +2,8 @@
 
 Overhead over the sampler alone, first event, a burst of creates, cancelling, equal bytes, equal keys, bad requests
 drawn from the served description and made by hand, kill -9 at random points on SQLite and on a PostgreSQL and a bucket
-that two servers share, a drain, a soak. It looks at the service from outside: over HTTP, at its processes and folder.
+that two servers share, a drain, a soak, packing, cold starts. It looks at the service from outside: over HTTP, at its
+processes and folder.
 Try it: `make bench-serving`, or `.venv/bin/python -m benchmarks.serving --only burst --only cancel`; `--long` soaks
 with 500 jobs; `--bento` serves the built Bento instead of the bare server.
 """
@@ -43,6 +44,7 @@ from tests.services.models import lay_bundle, save_tiny_model, tiny_settings
 
 QUEUE = 32
 OVERHEAD_SHARE, OVERHEAD_S, EVENT_S, POLL_S, READY_S = 0.05, 0.060, 0.300, 0.050, 10.0  # the bars
+BUILD_S, COLD_S = 60.0, 8.0
 CANCEL_QUEUED_S, CANCEL_RUNNING_S, GROWTH, FUZZED = 0.100, 0.200, 0.03, 1000
 WORK = {"prompt": "A lamp blinks. <AUDCAP>Beeps.<ENDAUDCAP>", "seed": 5, "steps": 4}
 LONG = WORK | {"steps": 60}
@@ -333,6 +335,21 @@ def soak(bench: Bench) -> None:
         bench.bars.check(f"soak of {count} jobs", passed, figure)
 
 
+def cold(bench: Bench) -> None:
+    """Packing a Bento, and from a process to the first job that it would take."""
+    began = time.monotonic()
+    _packed(bench.folder / "cold", bench.folder / "model", tiny_settings(service__queue=QUEUE))
+    took = time.monotonic() - began
+    bench.bars.check("a Bento is built", took <= BUILD_S, f"{took:.1f} s (at most {BUILD_S:.0f} s)")
+    with bench.replica("cold-start") as server:
+        started = [server.started_s]
+        for _ in range(4):
+            server.stop()
+            started.append(server.start())
+    figure = f"median {statistics.median(started):.1f} s, slowest {max(started):.1f} s (less than {COLD_S:.0f} s)"
+    bench.bars.check("cold start to ready", max(started) < COLD_S, figure)
+
+
 def _all(server: Replica) -> list[dict[str, Any]]:
     page = server.client.get("/v1/videos", params={"limit": 100}).json()
     jobs = list(page["data"])
@@ -356,7 +373,7 @@ def _at_once(count: int, action: Callable[[], None]) -> None:
 
 BENCHMARKS = {
     "overhead": overhead, "burst": burst, "cancel": cancel, "equal": equal, "bad": bad, "kills": kills, "drain": drain,
-    "soak": soak,
+    "soak": soak, "cold": cold,
 }  # fmt: skip
 
 
@@ -374,7 +391,7 @@ def main() -> int:
         folder, settings = Path(name), tiny_settings(service__queue=QUEUE)
         model = save_tiny_model(folder / "model", settings)
         lay_bundle(folder / "bundle", model, settings)
-        package = _packed(folder, model, settings, options.bento)
+        package = _packed(folder, model, settings) if options.bento else None
         for one in options.only or BENCHMARKS:
             bench = Bench(folder, Bars(), options.points, options.long, package)
             try:
@@ -389,9 +406,7 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def _packed(folder: Path, model: Path, settings: Settings, wanted: bool) -> Path | None:
-    if not wanted:
-        return None
+def _packed(folder: Path, model: Path, settings: Settings) -> Path:
     decision = {"promoted": True, "digest": ModelFolder.open(model).digest, "model": "ovi", "version": "1"}
     storage.write_json(folder / "promotion.json", decision)
     package(settings, folder / "promotion.json", model, folder / "package", Silent())
