@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -193,6 +195,12 @@ def test_the_example_fits_the_quota() -> None:
     assert nodes * int(asked["cpu"].removesuffix("m")) <= int(hard["requests.cpu"]) * 1000
     assert nodes * int(asked["memory"].removesuffix("Mi")) <= int(hard["requests.memory"].removesuffix("Gi")) * 1024
     assert nodes * int(asked["nvidia.com/gpu"]) <= int(hard["requests.nvidia.com/gpu"])
+
+
+def test_a_linter_has_nothing_to_say_of_the_images() -> None:
+    linter = Path(sys.executable).with_name("hadolint")
+    done = subprocess.run([linter, *IMAGES], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
 
 
 @pytest.mark.parametrize("path", IMAGES, ids=[path.name for path in IMAGES])
