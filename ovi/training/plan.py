@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -30,7 +31,8 @@ from ovi.training.watch import Workload
 
 CONTEXT = 2 * GIB  # CUDA's own, NCCL's buffers, kernels
 FRAGMENTATION = 0.05  # of what is allocated anew in every step
-BUCKET = 500_000_000  # numbers that DeepSpeed reduces or gathers at once, see engine.py
+BUCKET = 500_000_000  # numbers that DeepSpeed reduces or gathers at once, see zero.py
+LIVE = 1_000_000_000  # weights that DeepSpeed holds whole at once with ZeRO 3 (its stage3_max_live_parameters)
 MOST_RANKS = 1024
 
 
@@ -132,14 +134,15 @@ def plan(stage: str, settings: Settings, gpu: str = "h200", mfu: float = 0.4) ->
 
 
 def _others(asked: Layout, batch: int, layers: int, precision: str) -> Iterator[Layout]:
-    """Other layouts of the same training, cheapest first: smaller parts, ZeRO 2, blocks computed twice, more GPUs."""
+    """Other layouts of the same training, cheapest first: smaller parts, ZeRO 2, blocks twice, ZeRO 3, more GPUs."""
     ranks = asked.ranks
     while ranks <= min(MOST_RANKS, batch):
         engine = asked.engine if ranks == 1 else "deepspeed"
-        for twice in range(asked.recompute, layers + 1):
-            for zero in range(asked.zero_stage, 3):
-                seats = ranks // asked.sequence
-                for parts in range(asked.accumulate if ranks == asked.ranks else 1, batch // seats + 1):
+        seats = ranks // asked.sequence
+        fewest = asked.accumulate if ranks == asked.ranks else 1
+        for stages in (range(asked.zero_stage, 3), [3]):
+            for twice, zero in product(range(asked.recompute, layers + 1), stages):
+                for parts in range(fewest, batch // seats + 1):
                     if batch % (seats * parts) == 0 and not (zero == 1 and parts > 1 and precision == "bf16"):
                         yield Layout(engine, ranks, zero, parts, twice, asked.sequence)
         ranks *= 2
@@ -189,8 +192,9 @@ class _Facts:
         micro = self.stage.batch / layout.ranks / layout.accumulate  # of shared samples each rank has a part
         twice = min(layout.recompute, self._layers)
         activations = micro * (self._kept - twice * (self._a_block - self._between) + self._a_block * (twice > 0))
+        gathered = layout.zero_stage == 3 and layout.engine == "deepspeed"
         items = {
-            "weights": number * self._held,
+            "weights": number * (self._held / layout.ranks + min(self._held, LIVE) if gathered else self._held),
             "gradients": gradients,
             "gradients added up": added,
             "master weights": 4 * shared,

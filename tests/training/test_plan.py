@@ -69,6 +69,16 @@ def test_what_does_not_fit_is_refused_with_the_nearest_that_does() -> None:
         plan("audio_pretrain", paper("training.ranks=1", "training.audio_pretrain.accumulate=2880"), "h100")
 
 
+def test_weights_in_parts_are_asked_for_before_more_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(planning.GPUS, "small", planning.GPUS["h100"].__class__(40 * GIB, 1e15))
+    with pytest.raises(ConfigError, match=r"each of 8 small, .* --set training\.ranks=8 .*zero_stage=3 ") as caught:
+        plan("fusion", paper(), "small")
+    sets = [word for word in str(caught.value).rpartition(": ")[2].split() if word != "--set"]
+    found = plan("fusion", paper(*sets), "small")
+    assert found.layout.zero_stage == 3
+    assert 2 * (found.parameters / 8 + 1e9) <= found.memory["weights"] < 2 * found.parameters / 2
+
+
 def test_blocks_computed_twice_are_asked_for_before_more_gpus() -> None:
     """A share of the fusion's 30 blocks is enough for GPUs of 80 GB; two smaller ones of the demo's size for none."""
     with pytest.raises(
