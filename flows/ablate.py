@@ -21,10 +21,10 @@ from flows.view import say, seconds
 from flows.workspace import Workspace
 from ovi import storage
 from ovi.config import Tracking
-from ovi.evaluation import ablation_page, effects
+from ovi.evaluation import ablation_page, effects, logbook
 from ovi.evaluation.effects import Effect, Outcome
 from ovi.evaluation.paper import COLUMNS
-from ovi.evaluation.results import rounded
+from ovi.evaluation.results import APART, rounded
 from ovi.tracking import Run
 
 EVALUATION = "out/evaluation"
@@ -53,7 +53,7 @@ def told(grid: Sequence[Cell], places: Sequence[Workspace]) -> dict[str, Any]:
     """What ablation.json holds: every cell's figures with their intervals, and the effects."""
     metrics = [storage.read_json(place.root / EVALUATION / "metrics.json") for place in places]
     notes = storage.read_json(places[0].root / EVALUATION / "metrics_reasons.json")
-    names = _figures(grid[0])
+    names = [_filed(name, metrics) for name in _figures(grid[0])]
     values = [{name: one.get(name) for name in names} for one in metrics]
     outcomes = [Outcome(cell.levels, mine) for cell, mine in zip(grid, values, strict=True)]
     missing = [name for name in names if any(mine[name] is None for mine in values)]
@@ -61,7 +61,7 @@ def told(grid: Sequence[Cell], places: Sequence[Workspace]) -> dict[str, Any]:
         "profile": grid[0].settings.profile,
         "factors": {name: list(dict.fromkeys(cell.levels[name] for cell in grid)) for name in grid[0].levels},
         "figures": names,
-        "strange": [name for name in names if notes.get(name, "").startswith("not comparable")],
+        "strange": [name.removeprefix(APART) for name in names if name.startswith(APART)],
         "absent": {name: notes.get(name, "some cells have it and some do not") for name in missing},
         "cells": [
             {"name": cell.name, "levels": cell.levels, "figures": {name: _with_interval(one, name) for name in names}}
@@ -81,6 +81,11 @@ def _figures(cell: Cell) -> list[str]:
     return [*scenes, "rope/ridge_correlation", "loss/fusion/video/true", "loss/fusion/audio/true", "av_align", *COLUMNS]
 
 
+def _filed(name: str, metrics: Sequence[dict[str, float | None]]) -> str:
+    """The name that a figure has in the cells' metrics.json."""
+    return next((apart for one in metrics if (apart := f"{APART}{name}") in one), name)
+
+
 def _with_interval(values: dict[str, float | None], name: str) -> dict[str, float | None]:
     low, high = (values.get(f"{name}/{end}", values.get(f"{name}_{end}")) for end in ("ci_low", "ci_high"))
     return {"value": values.get(name), "ci_low": low, "ci_high": high}
@@ -90,6 +95,7 @@ def _report(out: Path, grid: Sequence[Cell], places: Sequence[Workspace], run: R
     about = told(grid, places)
     storage.write_json(out / "ablation.json", about)
     storage.write_bytes(out / "report.html", ablation_page.build(about).encode())
+    run.set_tags(logbook.strange(about["strange"]))
     for effect in about["effects"]:
         name = f"effect/{effect['figure']}/{effect['factor']}_{effect['other']}"
         ends = {"": "difference", "/ci_low": "low", "/ci_high": "high", "/p_holm": "p_holm", "/n": "pairs"}

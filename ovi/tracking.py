@@ -64,6 +64,11 @@ class Run:
         run = client.create_run(experiment, tags=labels, run_name=name)
         return cls(client, run.info.run_id, owned=True)
 
+    @classmethod
+    def at(cls, tracking: Tracking, run_id: str) -> Run:
+        """A run that is there already; closing it writes what is buffered and leaves its status."""
+        return cls(_client(tracking.uri), run_id, owned=False)
+
     def log_params(self, values: dict[str, Any], prefix: str = "") -> None:
         """Nested settings, flattened with dots. A parameter that is already there keeps its value."""
         from mlflow.entities import Param

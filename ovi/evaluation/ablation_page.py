@@ -50,11 +50,10 @@ def _effects(about: Mapping[str, Any]) -> list[str]:
     cards = []
     for figure in dict.fromkeys(effect["figure"] for effect in about["effects"]):
         mine = [effect for effect in about["effects"] if effect["figure"] == figure]
-        title = f"{figure} ({STRANGE})" if figure in about["strange"] else figure
         rows = [[_turned(effect), number(effect["difference"]), _sure(effect), _p(effect), str(effect["pairs"])]
                 for effect in mine]  # fmt: skip
         table = page.table(["turned from, to", "change", "95\u00a0% interval", "p", "pairs"], rows)
-        cards.append(page.card(title, "", figures.changes([_span(effect) for effect in mine]), table))
+        cards.append(page.card(figure, "", figures.changes([_span(effect) for effect in mine]), table))
     return [f'<div class="stack">{"".join(cards)}</div>'] if cards else [page.words("No figure is in all cells.")]
 
 
@@ -80,9 +79,8 @@ def _cells(about: Mapping[str, Any]) -> str:
     shown = [
         name for name in about["figures"] if any(cell["figures"][name]["value"] is not None for cell in about["cells"])
     ]
-    head = ["cell", *(f"{name} ({STRANGE})" if name in about["strange"] else name for name in shown)]
     rows = [[cell["name"], *(_figure(cell["figures"][name]) for name in shown)] for cell in about["cells"]]
-    return page.figures_table(head, rows, own=False)
+    return page.figures_table(["cell", *shown], rows, own=False)
 
 
 def _figure(figure: Mapping[str, Any]) -> str:

@@ -48,11 +48,17 @@ class Difference:
 def compare(first: Record, second: Record, seed: int = 0, draws: int = 1000) -> list[Difference]:
     """Every metric that both runs have a value for, by name.
 
-    Raises OviError when identities or references differ, or the runs share fewer than FEWEST prompts.
+    Raises OviError when identities or references differ, or the runs share fewer than FEWEST prompts in all metrics.
     """
     names = sorted(set(first.evidence) & set(second.evidence))
     _same_metrics(first, second, names)
-    found = [_difference(name, first, second, seed, draws) for name in names]
+    prompts = {name: _prompts(name, first, second) for name in names}
+    if max(prompts.values()) < FEWEST:
+        raise OviError(
+            f"{first.folder} and {second.folder} cannot be compared: at most {max(prompts.values())} prompts are in "
+            f"both runs, a comparison needs {FEWEST}"
+        )
+    found = [_difference(name, first, second, seed, draws) for name in names if prompts[name] >= FEWEST]
     corrected = holm([one.p_alone for one in found])
     return [
         replace(one, p_value=p, verdict=_verdict(one, p, first.metric(one.metric)["better"]))
@@ -61,8 +67,14 @@ def compare(first: Record, second: Record, seed: int = 0, draws: int = 1000) -> 
 
 
 def left_out(first: Record, second: Record) -> dict[str, str]:
-    """Of each metric that one run alone has a value for, why the other has none."""
-    return {
+    """Why a metric is not compared: of those that one run alone has a value for, and those of too few prompts."""
+    both = {name: _prompts(name, first, second) for name in sorted(set(first.evidence) & set(second.evidence))}
+    few = {
+        name: f"{count} prompts are in both runs, a comparison needs {FEWEST}"
+        for name, count in both.items()
+        if count < FEWEST
+    }
+    return few | {
         name: f"{other.folder} has no value: {other.about['metrics'].get(name, {}).get('reason', 'not measured')}"
         for run, other in ((first, second), (second, first))
         for name in sorted(set(run.evidence) - set(other.evidence))
@@ -115,9 +127,7 @@ def permutation_p(first: Evidence, second: Evidence, groups: NDArray[np.int64], 
 def _difference(name: str, first: Record, second: Record, seed: int, draws: int) -> Difference:
     one, other, clips = _paired(name, first, second)
     groups = intervals.grouped([first.captions[clip] for clip in clips])
-    prompts = int(groups.max(initial=-1)) + 1
-    if prompts < FEWEST:
-        raise OviError(f"{name}: {prompts} prompts are in both runs, a comparison needs {FEWEST}")
+    prompts = int(groups.max()) + 1
     values, lost = (one.exact(), other.exact()), _lost(name, first, second)
     found = _interval(one, other, groups, seed, draws)
     p = permutation_p(one, other, groups, seed, draws)
@@ -148,6 +158,12 @@ def _paired(name: str, first: Record, second: Record) -> tuple[Evidence, Evidenc
     return one, other, shared
 
 
+def _prompts(name: str, first: Record, second: Record) -> int:
+    """How many prompts have clips that counted in both runs."""
+    *_, clips = _paired(name, first, second)
+    return len({first.captions[clip] for clip in clips})
+
+
 def _lost(name: str, first: Record, second: Record) -> int:
     """Clips that both runs made, and that failed in one of them."""
     counted = [set(run.metric(name)["clips"]) for run in (first, second)]
@@ -167,7 +183,7 @@ def _same_metrics(first: Record, second: Record, names: Sequence[str]) -> None:
         one, two = first.evidence[name], second.evidence[name]
         if isinstance(one, Frechet) and isinstance(two, Frechet) and not np.array_equal(one.reference, two.reference):
             raise OviError(f"{first.folder} and {second.folder} cannot be compared: {name} has another reference set")
-        if catalogue.METRICS[name].protocol.startswith(catalogue.PAIRS) and _other_partners(first, second):
+        if first.metric(name)["identity"]["protocol"].startswith(catalogue.PAIRS) and _other_partners(first, second):
             raise OviError(f"{first.folder} and {second.folder} cannot be compared: {name} has other real clips")
 
 

@@ -25,6 +25,7 @@ from ovi.evaluation.statistics import LEVEL, bca
 
 Array = NDArray[np.float64]
 FEWEST = 3  # prompts; of two there is nothing to say
+NO_SPREAD = "all clips have one value, which shows no spread"
 SIZES = 16  # numbers of vectors that an extrapolation is fitted to
 
 
@@ -41,16 +42,25 @@ def interval(evidence: Evidence, prompts: Sequence[str], seed: int, draws: int) 
 
     Raises OviError when there are fewer than FEWEST prompts, or all clips have the same value.
     """
-    groups = grouped(prompts)
-    if groups.max(initial=-1) + 1 < FEWEST:
-        raise OviError(f"an interval needs {FEWEST} prompts, there are {groups.max(initial=-1) + 1}")
+    groups = _enough(prompts)
     generator = np.random.default_rng([seed, 6])
     if isinstance(evidence, Mean):
         if np.ptp(evidence.rates) == 0:
-            raise OviError("all clips have one value, which shows no spread")
+            raise OviError(NO_SPREAD)
         return _of_mean(evidence, groups, generator, draws)
     found = basic(evidence.exact(), drawn([evidence], groups, generator, draws)[:, 0])
     return replace(found, low=max(0.0, found.low), high=max(0.0, found.high))  # neither kind can be negative
+
+
+def of_median(values: Array, prompts: Sequence[str], seed: int, draws: int) -> Interval:
+    """That of the median of values [n]: percentiles of the draws, widened for few prompts. Raises as `interval`."""
+    groups = _enough(prompts)
+    if np.ptp(values) == 0:
+        raise OviError(NO_SPREAD)
+    generator, level = np.random.default_rng([seed, 6]), widened(int(groups.max()) + 1)
+    found = np.array([np.median(np.repeat(values, again(groups, generator))) for _ in range(draws)])
+    low, high = np.quantile(found, ((1 - level) / 2, (1 + level) / 2))
+    return Interval(float(low), float(high), float(found.std()), "percentile")
 
 
 def basic(value: float, found: Array) -> Interval:
@@ -101,6 +111,13 @@ def widened(groups: int) -> float:
     """The level at which draws of so few groups cover LEVEL: Student's quantile, and their spread is too small."""
     quantile = float(t.ppf((1 + LEVEL) / 2, groups - 1)) * np.sqrt(groups / (groups - 1))
     return float(2 * ndtr(quantile) - 1)
+
+
+def _enough(prompts: Sequence[str]) -> NDArray[np.int64]:
+    groups = grouped(prompts)
+    if groups.max(initial=-1) + 1 < FEWEST:
+        raise OviError(f"an interval needs {FEWEST} prompts, there are {groups.max(initial=-1) + 1}")
+    return groups
 
 
 def _of_mean(evidence: Mean, groups: NDArray[np.int64], generator: np.random.Generator, draws: int) -> Interval:

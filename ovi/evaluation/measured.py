@@ -16,7 +16,7 @@ from ovi.evaluation.evidence import Evidence, Frechet, Mean
 from ovi.evaluation.intervals import Interval
 from ovi.evaluation.metric import NONE, Score
 from ovi.evaluation.networks import FORMULA, NOT_COMPARABLE
-from ovi.evaluation.results import NOT_APPLICABLE, Results
+from ovi.evaluation.results import APART, NOT_APPLICABLE, Results
 from ovi.evaluation.take import Take
 
 Value = TypeVar("Value")
@@ -41,9 +41,9 @@ class Measured:
         return self.score.identity.weights != FORMULA
 
     @property
-    def called(self) -> str:
+    def key(self) -> str:
         """Its name where a number stands beside it."""
-        return self.name if self.comparable else f"{self.name} (not comparable)"
+        return self.name if self.comparable or self.score.value is None else f"{APART}{self.name}"
 
     @property
     def per_clip(self) -> dict[str, float]:
@@ -53,8 +53,11 @@ class Measured:
         return dict(zip(self.clips, self.evidence.rates.tolist(), strict=True))
 
     def write(self, results: Results) -> None:
-        """<name>, <name>/n and n_failed, ci_low and ci_high; of a Fréchet distance <name>/at_infinity."""
-        self.score.write(self.name, results)
+        """<key>, <key>/n and n_failed, ci_low and ci_high; of a Fréchet distance <key>/at_infinity.
+
+        Of one that is comparable with nothing the bare name is null, so that no reader takes it for a score.
+        """
+        self.score.write(self.key, results)
         given: dict[str, tuple[float | None, str]] = {
             "ci_low": (self.interval.low if self.interval else None, self.no_interval),
             "ci_high": (self.interval.high if self.interval else None, self.no_interval),
@@ -63,11 +66,9 @@ class Measured:
             given["at_infinity"] = (self.at_infinity, self.no_extrapolation)
         if self.score.value is not None:
             for what, (value, reason) in given.items():
-                results.take(f"{self.name}/{what}", value, reason)
-        if not self.comparable:
-            for name in (self.name, *(f"{self.name}/{what}" for what in given)):
-                if results.values.get(name) is not None:
-                    results.note(name, NOT_COMPARABLE)
+                results.take(f"{self.key}/{what}", value, reason)
+        if self.key != self.name:
+            results.null(self.name, NOT_COMPARABLE)
 
 
 @dataclass(frozen=True)

@@ -153,6 +153,9 @@ def _sync_tile(scene: SceneSync) -> str:
 def _sync(scene: SceneSync, results: Results) -> str:
     found, name = scene.separation, f"sync/{scene.scene}"
     offset = _shown(results, f"{name}/offset_ms_median", lambda value: f"{number(value)} ms")
+    if results.values.get(f"{name}/offset_ms_median_ci_low") is not None:
+        low, high = (_shown(results, f"{name}/offset_ms_median_ci_{end}") for end in ("low", "high"))
+        offset += f" (95\u00a0% interval {low} to {high})"
     inside, shuffled_inside = (_shown(results, f"{name}/{what}", percent) for what in ("in_sync", "shuffled_in_sync"))
     won = (
         f"Each of {found.n} generated clips is scored with its own sound and with the sounds of the others. The own "

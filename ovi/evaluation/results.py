@@ -13,6 +13,7 @@ from typing import Any
 
 from ovi import storage
 
+APART = "not_comparable/"  # before the name of a figure by a formula: it never stands under the bare one
 NOT_APPLICABLE = "not applicable: "  # the prefix of reasons that lie in the data or the setup, not in a failure
 DIGITS = 6  # significant ones kept, so that the file does not change with the last bits of a sum
 

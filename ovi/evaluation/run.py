@@ -14,7 +14,18 @@ import torch
 from ovi import storage
 from ovi.config import Settings
 from ovi.diffusion.sampler import Clip, Sampler
-from ovi.evaluation import learning, logbook, paper_figures, pictures, quality, record, report, samples, sync
+from ovi.evaluation import (
+    learning,
+    logbook,
+    paper_figures,
+    pictures,
+    quality,
+    record,
+    report,
+    samples,
+    scene_metrics,
+    sync,
+)
 from ovi.evaluation.measured import How, Measured
 from ovi.evaluation.networks import Networks
 from ovi.evaluation.report import Facts, Sample
@@ -82,7 +93,7 @@ def _evaluate(
     sampler = Sampler.open(model, settings.runtime) if asked or with_figures else None
     generated = samples.generate(sampler, asked, settings.sampling, progress) if sampler and asked else []
     scenes = _score(settings, clips, rows, asked, generated, results, progress)
-    found = _measure(settings, clips, rows, asked, generated, results)
+    found = _judged(settings, asked, scenes) + _measure(settings, clips, rows, asked, generated, results)
     facts = Facts(settings, folder.digest(model), len(rows), _splits(rows))
     about = record.write(out, {"model": facts.digest, "profile": settings.profile, "seed": settings.seed}, asked, found)
     cards = _samples(settings, asked, generated, scenes, out / "samples", progress)
@@ -127,16 +138,15 @@ def _score(
     done, chosen = [], settings.evaluation
     progress.start("comparing sound and picture", len(chosen.scenes), "scenes")
     for scene in chosen.scenes:
-        mine = [
-            (clip.frames, clip.audio) for prompt, clip in zip(asked, generated, strict=True) if prompt.scene == scene
-        ]
+        mine = [(prompt, clip) for prompt, clip in zip(asked, generated, strict=True) if prompt.scene == scene]
         if not mine:
             sync.absent(scene, f"{NOT_APPLICABLE}no held-out clip is of scene {scene!r}", results)
             continue
-        real = samples.real_clips(clips, [row for row in rows if row["scene"] == scene][: chosen.clips_per_scene])
+        beside = [row for row in rows if row["scene"] == scene][: chosen.clips_per_scene]
         judged = sync.judge(
             scene,
-            _pairs(mine, settings), _pairs(real, settings),
+            _pairs([(clip.frames, clip.audio) for _, clip in mine], [prompt.caption for prompt, _ in mine], settings),
+            _pairs(samples.real_clips(clips, beside), [row["caption"] for row in beside], settings),
             settings.seed, chosen.permutations, chosen.shuffles, results,
         )  # fmt: skip
         done += [judged] if judged else []
@@ -144,8 +154,20 @@ def _score(
     return done
 
 
-def _pairs(clips: Sequence[sync.Clip], settings: Settings) -> sync.Pairs:
-    return sync.pairs(clips, settings.clip.fps, settings.clip.sample_rate)
+def _pairs(clips: Sequence[sync.Clip], captions: Sequence[str], settings: Settings) -> sync.Pairs:
+    return sync.pairs(clips, settings.clip.fps, settings.clip.sample_rate, captions)
+
+
+def _judged(settings: Settings, asked: Sequence[Prompt], scenes: Sequence[SceneSync]) -> list[Measured]:
+    """What of sync/... single clips have, for the record."""
+    return [
+        one
+        for scene in scenes
+        for one in scene_metrics.metrics(
+            scene, [prompt.name for prompt in asked if prompt.scene == scene.scene],
+            settings.clip.fps, settings.clip.sample_rate,
+        )
+    ]  # fmt: skip
 
 
 def _samples(

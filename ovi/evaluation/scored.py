@@ -17,10 +17,10 @@ from ovi.config import Settings
 from ovi.evaluation import benchmark_page, filed, given, logbook, published, quality, record
 from ovi.evaluation.filed import Gathered
 from ovi.evaluation.measured import How, Measured
-from ovi.evaluation.networks import Networks
+from ovi.evaluation.networks import NOT_COMPARABLE, Networks
 from ovi.evaluation.published import Published
 from ovi.evaluation.readers.benchmark import Benchmark
-from ovi.evaluation.results import Results, rounded
+from ovi.evaluation.results import APART, Results, rounded
 from ovi.progress import Progress
 from ovi.tracking import Run
 
@@ -45,7 +45,7 @@ def score(
         run.close("FAILED")
         raise
     run.close()
-    progress.result(report=str(out / "report.html"), **{one.called: results.values[one.name] for one in found})
+    progress.result(report=str(out / "report.html"), **{one.key: results.values[one.key] for one in found})
     return results.values
 
 
@@ -80,9 +80,12 @@ def _published(settings: Settings, benchmark: Benchmark, gathered: Gathered, net
 
 
 def _write_published(others: Sequence[Published], results: Results) -> None:
-    """published/<name> and published/<name>/n, with what is wrong with it as a note."""
+    """published/<name> and published/<name>/n, with what is wrong with it as a note; those by a formula apart."""
     for one in others:
         name = f"published/{one.name}"
+        if one.value is not None and one.defect.startswith(NOT_COMPARABLE):
+            results.null(name, NOT_COMPARABLE)
+            name = f"{APART}{name}"
         results.take(name, one.value, one.reason)
         results.set(f"{name}/n", one.n)
         if one.value is not None:

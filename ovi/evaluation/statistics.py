@@ -44,7 +44,7 @@ def separation(scores: Array, seed: int, permutations: int = 10_000) -> Separati
     """
     ranks = _twice_ranks(scores)
     p_value, pairings, exact = _permutation_p(ranks, np.random.default_rng([seed, 1]), permutations)
-    low, high = _interval(scores, np.random.default_rng([seed, 2]))
+    low, high = interval(scores, seed)
     return Separation(auc(scores), low, high, p_value, len(scores), pairings, exact)
 
 
@@ -52,6 +52,24 @@ def auc(scores: Array) -> float:
     """Mean over i and j != i of 1[S_ii > S_ij], ties one half. Raises ValueError for fewer than two clips."""
     n = len(scores)
     return float(np.trace(_twice_ranks(scores)) / (2 * n * (n - 1)))
+
+
+def interval(scores: Array, seed: int) -> tuple[float, float]:
+    """95 % interval of the AUC: clips are drawn again, a drawn clip is never compared with a copy of itself."""
+    n, generator = len(scores), np.random.default_rng([seed, 2])
+    own = np.diag(scores)[:, None]
+    wins = np.where(own > scores, 1.0, np.where(own == scores, 0.5, 0.0))
+    np.fill_diagonal(wins, 0.0)
+    estimate = wins.sum() / (n * (n - 1))
+    off_diagonal = wins[~np.eye(n, dtype=bool)]
+    if n < 3 or np.all(off_diagonal == off_diagonal[0]):
+        # Every comparison ended alike: redrawing clips shows no spread at all, which is not certainty.
+        return wilson(float(estimate), n)
+    weights = generator.multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(np.float64)
+    pairs = n * n - (weights**2).sum(1)  # 0 when one clip was drawn n times: nothing to compare, leave that draw out
+    draws = (((weights @ wins) * weights).sum(1)[pairs > 0]) / pairs[pairs > 0]
+    without_one = (wins.sum() - wins.sum(0) - wins.sum(1)) / ((n - 1) * (n - 2))
+    return bca(float(estimate), draws, without_one)
 
 
 def derangements(n: int, count: int, seed: int) -> NDArray[np.int64]:
@@ -106,21 +124,3 @@ def _permutation_p(ranks: NDArray[np.int64], generator: np.random.Generator, cou
     as_good = int((ranks[np.arange(n), pairings].sum(1) >= seen).sum())
     p_value = as_good / len(pairings) if exact else (as_good + 1) / (count + 1)
     return p_value, len(pairings), exact
-
-
-def _interval(scores: Array, generator: np.random.Generator) -> tuple[float, float]:
-    """95 % interval of the AUC: clips are drawn again, a drawn clip is never compared with a copy of itself."""
-    n = len(scores)
-    own = np.diag(scores)[:, None]
-    wins = np.where(own > scores, 1.0, np.where(own == scores, 0.5, 0.0))
-    np.fill_diagonal(wins, 0.0)
-    estimate = wins.sum() / (n * (n - 1))
-    off_diagonal = wins[~np.eye(n, dtype=bool)]
-    if n < 3 or np.all(off_diagonal == off_diagonal[0]):
-        # Every comparison ended alike: redrawing clips shows no spread at all, which is not certainty.
-        return wilson(float(estimate), n)
-    weights = generator.multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(np.float64)
-    pairs = n * n - (weights**2).sum(1)  # 0 when one clip was drawn n times: nothing to compare, leave that draw out
-    draws = (((weights @ wins) * weights).sum(1)[pairs > 0]) / pairs[pairs > 0]
-    without_one = (wins.sum() - wins.sum(0) - wins.sum(1)) / ((n - 1) * (n - 2))
-    return bca(float(estimate), draws, without_one)

@@ -40,6 +40,22 @@ def test_the_interval_of_a_mean_covers_it(kind: str) -> None:
     assert 0.92 <= covered / trials <= 0.98
 
 
+@pytest.mark.parametrize("each", [1, 3])
+def test_the_interval_of_a_median_covers_it(each: int) -> None:
+    covered, trials = 0, 200
+    for trial in range(trials):
+        rng = np.random.default_rng([3, trial])
+        values = (rng.laplace(size=(24, 1)) + 0.3 * rng.normal(size=(24, each))).ravel()  # one prompt: much in common
+        found = intervals.of_median(values, [str(at // each) for at in range(24 * each)], trial, 200)
+        covered += found.low <= 0 <= found.high
+    print(f"{each} a prompt: {covered / trials:.1%}")
+    assert 0.92 <= covered / trials <= 0.99
+    with pytest.raises(OviError, match="3 prompts, there are 2"):
+        intervals.of_median(values, ["a", "b"] * (12 * each), 0, 200)
+    with pytest.raises(OviError, match="no spread"):
+        intervals.of_median(np.ones(9), names(9), 0, 200)
+
+
 def test_the_interval_of_a_frechet_distance_covers_it_and_a_percentile_one_does_not() -> None:
     covered, by_percentiles, trials, truth = 0, 0, 150, 8 * (0.3**2 + 0.2**2)
     for trial in range(trials):

@@ -70,13 +70,18 @@ def test_with_formula_networks_all_is_measured_and_nothing_is_comparable(measure
         if catalogue.METRICS[name].backbone in GIVEN:
             continue
         assert one.comparable == (name not in networks)
-        assert results.notes.get(name) == (NOT_COMPARABLE if name in networks else None)
+        assert results.reasons.get(name) == (NOT_COMPARABLE if name in networks else None)
+        assert results.values[one.key] == pytest.approx(one.score.value, rel=1e-5)
+        assert one.key == (f"not_comparable/{name}" if name in networks else name)
         assert one.score.n + one.score.n_failed == (3 if name.startswith(("wer", "lse")) else 10)
         assert one.score.identity.hash != catalogue.METRICS[name].hash or name not in networks
     for name in ("kl_panns_cnn14_16k", "clap_laion_htsat", "fd_vggish", "is_panns_cnn14_16k", "loudness_lufs"):
+        name = measured[name].key
         assert results.values[f"{name}/ci_low"] < results.values[f"{name}/ci_high"]
-    assert results.reasons["fd_vggish/at_infinity"].startswith("extrapolating a distance of 128 features needs 256")
-    assert results.values["wer_whisper"] > 0
+    assert results.reasons["not_comparable/fd_vggish/at_infinity"].startswith(
+        "extrapolating a distance of 128 features needs 256"
+    )
+    assert results.values["not_comparable/wer_whisper"] > 0
 
 
 def test_equal_clips_give_equal_figures(measured: dict[str, Measured]) -> None:

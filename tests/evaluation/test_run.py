@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ovi.config import Settings
+from flows import promote
+from ovi import storage
+from ovi.config import Settings, Threshold
 from ovi.errors import OviError
 from ovi.evaluation import run
 from ovi.media import decode
@@ -72,6 +74,10 @@ def test_figures_are_numbers_or_null_with_a_reason(world: Path) -> None:
     assert 0 <= figures["sync/blink/auc_ci_low"] <= figures["sync/blink/auc"] <= figures["sync/blink/auc_ci_high"] <= 1
     assert 0 < figures["sync/blink/p_value"] <= 1
     assert figures["sync/blink/real_auc"] == 1.0
+    told = json.loads((world / "first" / "report.json").read_text())
+    assert told["metrics"]["sync/blink/auc"]["value"] == figures["sync/blink/auc"]
+    wins = [clip["values"]["sync/blink/auc"] for clip in told["clips"] if clip["scene"] == "blink"]
+    assert sum(wins) / 5 == pytest.approx(figures["sync/blink/auc"], rel=1e-4)
     assert (
         figures["sync/blink/real_n"] == 3
     )  # two of the test split, one of the validation split, never the training one
@@ -107,6 +113,9 @@ def test_figures_are_in_mlflow(world: Path) -> None:
     figures = json.loads((world / "first" / "metrics.json").read_text())
     assert found[0].data.metrics == {name: value for name, value in figures.items() if value is not None}
     assert found[0].data.params["evaluation.clips_per_scene"] == "5"
+    told = json.loads((world / "first" / "report.json").read_text())
+    assert found[0].data.tags["ovi.identity.sync/blink/auc"] == told["metrics"]["sync/blink/auc"]["hash"]
+    assert found[0].data.tags["ovi.report"] == storage.sha256(world / "first" / "report.json")
     files = {file.path for file in client.list_artifacts(found[0].info.run_id)}
     assert files >= {"report.html", "report.json", "evidence.safetensors"}
 
@@ -126,8 +135,11 @@ def test_formula_networks_run_the_whole_path_and_say_so_everywhere(
     reasons = json.loads((world / "formula" / "metrics_reasons.json").read_text())
     told = json.loads((world / "formula" / "report.json").read_text())
     for name in ("fd_panns_cnn14_16k", "fd_vggish", "kl_panns_cnn14_16k", "clap_laion_htsat"):
-        assert figures[name] is not None
+        assert figures[name] is None
         assert reasons[name].startswith("not comparable: ")
+        assert [key for key in figures if key.startswith(f"{name}/")] == []
+        assert figures[f"not_comparable/{name}"] == told["metrics"][name]["value"]
+        assert figures[f"not_comparable/{name}/n"] == told["metrics"][name]["n"]
         assert told["metrics"][name]["comparable"] is False
     assert "not comparable: fd_panns_cnn14_16k, " in (world / "formula" / "report.html").read_text()
     assert "loudness_lufs" not in reasons
@@ -136,6 +148,12 @@ def test_formula_networks_run_the_whole_path_and_say_so_everywhere(
     client = MlflowClient(f"sqlite:///{world}/formula.db")
     run = client.search_runs([client.get_experiment_by_name("ovi").experiment_id])[0]
     assert run.data.tags["ovi.not_comparable"].startswith("not comparable: fd_panns_cnn14_16k, ")
+    logged = run.data.metrics
+    assert logged == {name: value for name, value in figures.items() if value is not None}
+    assert all(name.startswith("not_comparable/") for name in logged if "fd_vggish" in name or "clap" in name)
+    (check,) = promote.gate({"fd_vggish": Threshold(max=1e9)}, figures, reasons)
+    assert not check.passed
+    assert check.words().startswith("fd_vggish is null, wanted at most 1e+09 (not comparable: ")
     assert run.data.tags["ovi.identity.fd_vggish"] == told["metrics"]["fd_vggish"]["hash"]
 
 

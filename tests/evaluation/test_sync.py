@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from ovi.evaluation import sync
+from ovi.evaluation import scene_metrics, sync
 from ovi.evaluation.results import Results
 from ovi.synthetic.scenes import render
 
@@ -28,6 +30,14 @@ def test_true_pairs_stand_out(blinks: list[sync.Clip]) -> None:
     assert results.values["sync/blink/auc"] == results.values["sync/blink/real_auc"] == 1.0
     assert results.values["sync/blink/p_value"] < 0.001
     assert abs(results.values["sync/blink/offset_ms_median"]) < 15
+    for figure in ("offset_ms_median", "shuffled_auc", "shuffled_in_sync", "real_auc", "real_in_sync"):
+        low, high = (results.values[f"sync/blink/{figure}_ci_{end}"] for end in ("low", "high"))
+        assert low <= results.values[f"sync/blink/{figure}"] <= high
+        assert low < high
+    assert (results.values["sync/blink/offset_ms_median_n"], results.values["sync/blink/real_offset_ms_median_n"]) == (
+        9,
+        5,
+    )
     for what in ("in_sync", "acceptable"):
         assert results.values[f"sync/blink/{what}"] == results.values[f"sync/blink/{what}_ci_high"] == 1.0
         assert 0.6 < results.values[f"sync/blink/{what}_ci_low"] < 0.9  # nine clips
@@ -50,6 +60,38 @@ def test_late_sound_is_measured_and_is_not_in_sync(blinks: list[sync.Clip]) -> N
     assert results.values["sync/blink/in_sync"] == 0.0
     assert results.values["sync/blink/real_n"] == 0
     assert results.reasons["sync/blink/real_auc"].startswith("not applicable: ")
+
+
+def test_what_single_clips_have_is_a_metric_with_an_identity(blinks: list[sync.Clip]) -> None:
+    late = np.roll(np.arange(9), 2)
+    half = [(blinks[at][0], blinks[at if at % 2 else late[at]][1]) for at in range(9)]
+    found, results = judged(half, [])
+    names = [f"blink_{at:02d}" for at in range(9)]
+    for one in scene_metrics.metrics(found, names, 24, 16000):
+        assert one.score.value == pytest.approx(results.values[one.name], rel=1e-5)
+        assert 0 < one.score.value < 1
+        assert one.evidence.exact() == pytest.approx(one.score.value)
+        assert one.interval.low == pytest.approx(results.values[f"{one.name}_ci_low"], rel=1e-5)
+        assert one.per_clip["blink_01"] == 1.0
+        others = [scene_metrics.metrics(found, names[:8], 24, 16000), scene_metrics.metrics(found, names, 25, 16000),
+                  scene_metrics.metrics(found, names, 24, 48000),
+                  scene_metrics.metrics(replace(found, scene="mouth"), names, 24, 16000)]  # fmt: skip
+        hashes = [other.score.identity.hash for some in others for other in some if other.name.endswith(one.name[-3:])]
+        assert len({one.score.identity.hash, *hashes}) == 5
+
+
+def test_clips_of_one_prompt_are_drawn_together(blinks: list[sync.Clip]) -> None:
+    def width(prompts: list[str]) -> float | None:
+        results = Results()
+        sync.judge("blink", sync.pairs(blinks, 24, 16000, prompts), sync.pairs([], 24, 16000), 0, 100, 4, results)
+        ends = [results.values[f"sync/blink/offset_ms_median_ci_{end}"] for end in ("low", "high")]
+        if None in ends:
+            assert results.reasons["sync/blink/offset_ms_median_ci_low"] == "an interval needs 3 prompts, there are 2"
+            return None
+        return ends[1] - ends[0]
+
+    assert width(list("aabbbabab")) is None
+    assert width(list("aaabbbccc")) != width(list("abcdefghi"))
 
 
 def test_what_is_noticed_may_be_acceptable(blinks: list[sync.Clip]) -> None:

@@ -47,7 +47,9 @@ if name == "evaluate":
     out.mkdir(parents=True)
     auc = 0.5 + 0.4 * fused * (1 if scaled else 0.5)
     figures = {"sync/blink/auc": auc, "sync/blink/auc_ci_low": auc - 0.1, "sync/blink/auc_ci_high": auc + 0.1,
-               "fd_vggish": 5.0, "rope/ridge_correlation": 1.0 if scaled else 0.1, "wer_f5_tts": None}
+               "fd_vggish": None, "not_comparable/fd_vggish": 5.0, "not_comparable/fd_vggish/ci_low": 4.0,
+               "not_comparable/fd_vggish/ci_high": 6.0, "rope/ridge_correlation": 1.0 if scaled else 0.1,
+               "wer_f5_tts": None}
     (out / "metrics.json").write_text(json.dumps(figures))
     notes = {"fd_vggish": "not comparable: its network is filled by a formula", "wer_f5_tts": "no network"}
     (out / "metrics_reasons.json").write_text(json.dumps(notes))
@@ -171,7 +173,10 @@ def _effects_are_told(root: Path) -> None:
     assert effects["rope/ridge_correlation", "rope_scaling"]["difference"] == pytest.approx(-0.9)
     assert told["absent"]["wer_f5_tts"] == "no network"
     page = (root / FOLDER / "report.html").read_text()
-    assert "fd_vggish (not comparable)" in page
+    assert "not comparable with anything: fd_vggish." in page
+    assert "not_comparable/fd_vggish" in page
+    assert "5 (4 to 6)" in page
+    assert not any(one["figure"] == "fd_vggish" for one in told["effects"])
     assert "0.9 (0.8 to 1)" in page
 
 
@@ -182,6 +187,9 @@ def _runs_are_in_mlflow(root: Path) -> None:
     runs = client.search_runs([client.get_experiment_by_name("ovi").experiment_id])
     above = next(run for run in runs if run.info.run_name == "ablation" and run.info.status == "FINISHED")
     assert above.data.metrics["effect/sync/blink/auc/fusion_alone"] == pytest.approx(-0.3)
+    assert above.data.metrics["effect/not_comparable/fd_vggish/fusion_alone"] == 0
+    assert above.data.tags["ovi.not_comparable"] == "not comparable: fd_vggish"
+    assert not any(name.startswith("effect/fd_vggish") for name in above.data.metrics)
     under = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == above.info.run_id]
     assert Counter(run.info.run_name for run in under)["evaluate"] == 4
     cell = next(run for run in under if run.info.run_name == "combined-scaled-alone-0")
