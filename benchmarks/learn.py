@@ -47,7 +47,7 @@ CLIPS, CLIPS_PER_SCENE = 800, 16
 CUT = [  # of profile small; what a stage learns with is what it learns with in the demo
     "corpus.width=64", "corpus.height=64", "corpus.audio_files=320", "corpus.planted=false", "corpus.workers=2",
     "corpus.scenes={blink: 0.34, bounce: 0.22, hammer: 0.22, mouth: 0.22}", "curation.min_pixels=4096",
-    "curation.target_pixels=1024", "curation.workers=2", "codec.video_channels=16", "codec.video_patch=[16, 16]",
+    "curation.target_pixels=1024", "curation.workers=2", "codec.video_channels=32", "codec.video_patch=[16, 16]",
     "codec.fit_clips=64",
     "model.dim=96", "model.ffn_dim=384", "model.heads=2", "model.layers=3", "model.rope_theta=100",
     "training.engine=torch", "training.threads=1", "training.precision=fp32", "sampling.steps=20",

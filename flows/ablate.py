@@ -17,10 +17,12 @@ from typing import Any
 
 from flows import cells, environment, server
 from flows.cells import FOLDER, Cell
+from flows.executors import KUBERNETES
 from flows.view import say, seconds
 from flows.workspace import Workspace
 from ovi import storage
-from ovi.config import Tracking
+from ovi.config import Settings, Tracking
+from ovi.errors import ConfigError
 from ovi.evaluation import ablation_page, effects, logbook
 from ovi.evaluation.effects import Effect, Outcome
 from ovi.evaluation.paper import COLUMNS
@@ -37,6 +39,7 @@ def ablate(root: str | Path, params: str | Path, profile: str | None, sets: Sequ
     environment.quiet()
     os.environ.pop("MLFLOW_RUN_ID", None)  # a run of somebody else's; ours are opened here
     workspace, grid = Workspace(root), cells.grid(params, profile, sets)
+    _here(grid[0].settings)
     with workspace.lock() as lock, server.prefect(workspace) as wait:
         from flows import ablation  # while the server starts; reads where it will be
 
@@ -47,6 +50,12 @@ def ablate(root: str | Path, params: str | Path, profile: str | None, sets: Sequ
             ablation.run(grid, places, workspace.root / FOLDER, ablation.Above(run, tracking, lock))
             _report(workspace.root / FOLDER, grid, places, run)
     say(f"{len(grid)} cells in {seconds(time.monotonic() - began)}: {FOLDER}/report.html")
+
+
+def _here(settings: Settings) -> None:
+    needs = settings.resources.values()
+    if settings.executor == KUBERNETES or any(one.executor == KUBERNETES for one in needs):
+        raise ConfigError("executor: the cells of an ablation run on this machine; add --set executor=local")
 
 
 def told(grid: Sequence[Cell], places: Sequence[Workspace]) -> dict[str, Any]:

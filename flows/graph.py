@@ -10,7 +10,6 @@ Try it: `ovi plan`.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -34,36 +33,13 @@ from dvc.stage import PipelineStage
 from dvc.stage.serialize import to_lockfile
 from dvc.utils.serialize import dumps_yaml, loads_yaml
 
+from flows.record import Inputs, Record, is_code
 from flows.workspace import SETTINGS
 from ovi import storage
 from ovi.errors import OviError, one_line
 
 LOCK = "dvc.lock"
 REMOTE = "shared"  # what DVC calls the one that settings name
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What one execution of a stage reads."""
-
-    command: tuple[str, ...]
-    data: dict[str, str]  # path -> DVC's content hash
-    code: dict[str, str]
-    params: dict[str, Any]  # dotted name -> value
-
-    @property
-    def key(self) -> str:
-        """Hex sha256 over command, hashes and parameters: equal keys, equal work."""
-        parts = [self.command, self.data, self.code, self.params]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class Record:
-    """What dvc.lock says of a stage's last execution."""
-
-    inputs: Inputs
-    outputs: dict[str, str]  # path -> DVC's content hash
 
 
 @dataclass(frozen=True)
@@ -158,22 +134,12 @@ class Graph:
     def record(self, name: str) -> Record | None:
         """What dvc.lock says of a stage, None when it never ran."""
         entry = self.entry(name)
-        return None if entry is None else self._record(entry)
+        return None if entry is None else Record.of(entry, self.root)
 
     def entry(self, name: str) -> dict[str, Any] | None:
         """The stage's entry in dvc.lock as it stands there."""
         found: dict[str, Any] | None = self._file.lockfile_contents.get("stages", {}).get(name)
         return found
-
-    def _record(self, entry: dict[str, Any]) -> Record:
-        found = {str(dep["path"]): str(dep[dep.get("hash", "md5")]) for dep in entry.get("deps", [])}
-        code = {path for path in found if _is_code(self.root / path)}
-        params = {name: value for values in entry.get("params", {}).values() for name, value in values.items()}
-        data = {path: value for path, value in found.items() if path not in code}
-        command = tuple(shlex.split(str(entry["cmd"])))
-        inputs = Inputs(command, data, {path: found[path] for path in found if path in code}, params)
-        outputs = {str(out["path"]): str(out[out.get("hash", "md5")]) for out in entry.get("outs", [])}
-        return Record(inputs, outputs)
 
     def hash(self, path: str) -> str | None:
         """Content hash now of something a stage reads or writes; None when there is none."""
@@ -234,7 +200,7 @@ class Graph:
         """
         name = running.stage.name
         try:
-            record = self._record(entry)
+            record = Record.of(entry, self.root)
         except (KeyError, TypeError, ValueError, AttributeError):
             record = None
         if record is None or record.inputs.key != running.inputs.key or set(record.outputs) != set(self.outputs(name)):
@@ -327,7 +293,7 @@ class Graph:
         for dep in stage.deps:
             if isinstance(dep, ParamsDependency):
                 continue
-            what = "code" if _is_code(Path(dep.fs_path)) else "input"
+            what = "code" if is_code(Path(dep.fs_path)) else "input"
             found = self._hash(dep)
             if found is None:
                 yield f"{what} {dep.def_path} is missing"
@@ -401,11 +367,7 @@ def _remove(path: Path) -> None:
 
 def _hashes(stage: PipelineStage, code: bool) -> dict[str, str]:
     deps = [dep for dep in stage.deps if not isinstance(dep, ParamsDependency)]
-    return {str(dep.def_path): str(dep.hash_info.value) for dep in deps if _is_code(Path(dep.fs_path)) is code}
-
-
-def _is_code(path: Path) -> bool:
-    return path.suffix == ".py" or (path.is_dir() and any(path.rglob("*.py")))
+    return {str(dep.def_path): str(dep.hash_info.value) for dep in deps if is_code(Path(dep.fs_path)) is code}
 
 
 def _at(values: Any, dotted: str) -> Any:

@@ -7,7 +7,7 @@ Try it: `python -c "from flows.jobs import JobSpec; print(JobSpec('hello', ('ech
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -37,6 +37,11 @@ class JobSpec:
     parcel: str = ""  # where its inputs are, for a machine that shares no folder with the flow (flows/parcel.py)
     retries: int = 0  # of each share; a whole stage is tried again by who runs it
     devices: Mapping[str, int] = field(default_factory=dict)  # others a node, such as {"rdma/hca": 8}
+    image: str | None = None  # this and the next four: of this stage alone; None: as all others of the cluster
+    queue: str | None = None
+    priority: str | None = None
+    shared_memory_gib: float | None = None
+    secrets: Sequence[str] | None = None  # names of Secrets, never their values
     env: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
 
@@ -56,6 +61,11 @@ class JobSpec:
             deadline_s=needs.deadline_s,
             apart=needs.apart,
             retries=needs.retries,
+            image=needs.image,
+            queue=needs.queue,
+            priority=needs.priority,
+            shared_memory_gib=needs.shared_memory_gib,
+            secrets=needs.secrets,
             **more,
         )
 

@@ -12,8 +12,8 @@ import subprocess
 from pathlib import Path
 from typing import Any, Self
 
-from flows.graph import Inputs
 from flows.jobs import Outcome, Status
+from flows.record import Inputs
 from flows.workspace import Workspace
 from ovi import config
 from ovi.config import Settings

@@ -45,6 +45,7 @@ def render(
 
     `run`: what all attempts at it share; `owner`: the owner reference they carry.
     """
+    where = _its_own(spec, where)
     longest = f"{name}-{WORKERS}-0-{spec.nodes}"
     if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name) or len(longest) > NAME:
         raise ConfigError(
@@ -58,6 +59,12 @@ def render(
     service = [_service(meta)] if _gang(spec) else []
     return [*service, {"apiVersion": "batch/v1", "kind": "Job", "metadata": _queued(meta, where),
                        "spec": {**_job(meta, spec, where, f"{name}-0.{name}"), **_suspended(where)}}]  # fmt: skip
+
+
+def _its_own(spec: JobSpec, where: Cluster) -> Cluster:
+    """The cluster as this stage asks for it."""
+    names = ("image", "queue", "priority", "shared_memory_gib", "secrets")
+    return where.model_copy(update={name: value for name in names if (value := getattr(spec, name)) is not None})
 
 
 def lease(name: str, stage: str, where: Cluster, moment: str, holder: str, owner: Object | None = None) -> Object:
@@ -190,6 +197,7 @@ def _pod(name: str, spec: JobSpec, where: Cluster, rank_0: str) -> Object:
         "restartPolicy": "Never",
         "serviceAccountName": where.service_account,
         "automountServiceAccountToken": False,
+        "shareProcessNamespace": True,  # no stage is process 1, which would not hear SIGTERM before it handles it
         "terminationGracePeriodSeconds": int(spec.grace_s),
         "securityContext": {
             "runAsNonRoot": True,

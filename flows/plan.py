@@ -76,4 +76,6 @@ def words(steps: list[Step]) -> str:
 
 def _place(settings: Settings, stage: str) -> str:
     found = place(settings, stage)
-    return f"{found}/{settings.cluster.queue}" if found == KUBERNETES and settings.cluster.queue else found
+    needs = settings.resources.get(stage)
+    queue = (needs.queue if needs else None) or settings.cluster.queue
+    return f"{found}/{queue}" if found == KUBERNETES and queue else found

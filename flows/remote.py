@@ -35,6 +35,7 @@ from ovi.errors import EXIT_FAILED, EXIT_PREEMPTED
 POLL_S = 0.2
 LOOK_S = 2.0  # between two looks at what keeps it waiting
 LAST_WORDS_S = 15.0  # for the logs of pods that have ended
+SILENT_S = 600.0  # without a word of any pod: a stage that hangs may have weeks to its deadline
 RESTART = "jobset.sigs.k8s.io/restart-attempt"
 SHOWN_PODS = 16  # above, only the first pod is shown; the log has them all
 
@@ -157,6 +158,7 @@ class Attempt:
         self._gone = False
         self._deadline: float | None = None
         self._told: str | None = None
+        self._heard = time.monotonic()
         self.words = Words(listen)  # of the first pod
 
     def run(self, jobset: bool, budget: int) -> Diagnosis:
@@ -199,7 +201,7 @@ class Attempt:
         for pod in self._pods.values():
             for container in pod.item["status"].get("containerStatuses", []):
                 return str(container.get("imageID") or container.get("image"))
-        return self._where.image
+        return self._spec.image or self._where.image
 
     def drain(self) -> None:
         """Hear everything that has come by now."""
@@ -233,6 +235,7 @@ class Attempt:
                     return Diagnosis(Status.TIMED_OUT, EXIT_FAILED, "", judge(0, timed_out=True)[1])
                 stuck_since = None
                 began = now
+                self._note_silence(now)
             elif self._top is not None and now - looked > LOOK_S:
                 looked = now
                 self._deadline = None  # as in the cluster: what waits again gets its whole time again
@@ -260,11 +263,17 @@ class Attempt:
         if self._suspended() or not enough:
             return False
         if self._told != "runs":
-            self._told = "runs"
+            self._told, self._heard = "runs", time.monotonic()
             several = f"{self._spec.nodes} pods {'work a share each' if self._spec.apart else 'run'}"
             where = several if self._spec.nodes > 1 else "its pod runs"
             self._listen({"event": "note", "text": f"{where} ({self._name})"})
         return True
+
+    def _note_silence(self, now: float) -> None:
+        if now - self._heard > SILENT_S:
+            self._heard = now
+            text = f"no word for {SILENT_S / 60:.0f} minutes; if it hangs, stop it: it goes on at its last checkpoint"
+            self._listen({"event": "note", "text": text})
 
     def _current(self) -> list[Pod]:
         """The newest pod of each index."""
@@ -356,7 +365,7 @@ class Attempt:
         if line is None:
             pod.silent = True
             return
-        pod.seen = time.time()
+        pod.seen, self._heard = time.time(), time.monotonic()
         self._log.write(f"[{pod.index}] {line.rstrip()}\n")
         self._log.flush()
         before = pod.words.last_line

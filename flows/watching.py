@@ -143,5 +143,5 @@ def _age(moment: str) -> int | None:
     """Seconds since `moment`, with a margin for clocks that differ; None when there is none."""
     if not moment:
         return None
-    then = datetime.datetime.fromisoformat(moment[:26].rstrip("Z") + "+00:00").timestamp()
+    then = datetime.datetime.fromisoformat(moment).timestamp()  # nanoseconds, and the node's own time zone
     return max(int(time.time() - then), 0) + 30

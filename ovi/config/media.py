@@ -116,7 +116,7 @@ class Curation(Section):
     captions: Captions = Captions()
     people: People = People()  # paper 3.2: a mix of clips with none, one and several
     weights: Weights = Weights()
-    work: str | None = None  # folder or s3://bucket/prefix of this clone alone, where shares meet; None: by the clips
+    work: str | None = None  # folder or s3://bucket/prefix of this clone: shares, captions; None: by the clips
     part_files: Count = 64  # files that are worked on again at most after a crash
     workers: Count = 2
 

@@ -46,6 +46,11 @@ class Resources(Section):
     retries: Annotated[int, Field(ge=0)] = 0
     devices: dict[str, Count] = {}  # others that a cluster gives out by name, such as rdma/hca: 8
     executor: Literal["local", "kubernetes"] | None = None  # where this stage runs; None: where all do
+    image: str | None = None  # this and the next four: of this stage alone; None: the cluster's
+    queue: str | None = None
+    priority: str | None = None
+    shared_memory_gib: Positive | None = None
+    secrets: list[str] | None = None
 
 
 class Cluster(Section):

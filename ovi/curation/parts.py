@@ -46,6 +46,12 @@ LATER = (
 )  # fmt: skip
 
 
+def beside(settings: Settings, out: str, what: str) -> str:
+    """Where what outlives a run that is killed is kept: in `curation.work`, else beside the address `out`."""
+    work = settings.curation.work
+    return f"{place.address(work)}/clips-{what}" if work else f"{out}-{what}"
+
+
 @dataclass(frozen=True)
 class Part:
     sources: tuple[Source, ...]
@@ -65,8 +71,7 @@ class Work:
 
     def __init__(self, settings: Settings, sources: Sequence[Source], out: str) -> None:
         self._settings = settings
-        work = settings.curation.work
-        self._all = f"{place.address(work)}/clips-work" if work else f"{out}-work"
+        self._all = beside(settings, out, "work")
         chosen = settings.curation.model_dump(mode="json", exclude=set(LATER))
         key = _digest(manifest.VERSION, settings.clip.model_dump(mode="json"), chosen, _code())
         self._mine = f"{self._all}/{key}"

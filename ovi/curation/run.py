@@ -3,7 +3,8 @@
     out/manifest.parquet   one row per candidate           out/report.html    the same for eyes
     out/shards/{av,pretrain,finetune}-00000.tar + .index.json                 out/summary.json   counts and figures
     out/shards/strips-00000.tar + .index.json    three small pictures of every candidate that has pictures
-    out/refused/<clip_id>.json   captions of a model that were refused; what it answered is kept in <out>-captions
+    out/refused/<clip_id>.json   captions of a model that were refused; what it answered is kept in <out>-captions,
+                                 with curation.work in <work>/clips-captions
 A clip's members are in packed.py, beside them `<clip_id>.json`. Neither the number of workers, nor how the work was
 shared, nor being killed on the way changes a byte of it (parts.py). A source that fails, even by killing its process,
 is a row. Both may lie in a bucket, s3://bucket/prefix (place.py).
@@ -111,7 +112,7 @@ class _Clips:
         """What summary.json holds. keep: what is as it was in `out`; shards that are hold all that is kept now, at the
         places that the rows say."""
         curation = self.settings.curation
-        refused = self._judge(f"{out}-captions")
+        refused = self._judge(parts.beside(self.settings, out, "captions"))
         assign_splits(self.rows, curation)
         with place.written(out, keep) as folder:
             if SHARDS not in keep:

@@ -315,8 +315,12 @@ def test_from_files_to_shards(server: LlmServer, tmp_path: Path) -> None:
     assert len(list(cache.rglob("*.json"))) == len(asked) == len(server.asked) // 2
     before = {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     server.stop()  # everything is answered already
-    curate(chosen, tmp_path / "corpus", out, Notes())
+    (tmp_path / "work").mkdir()
+    cache.rename(tmp_path / "work/clips-captions")
+    elsewhere = chosen.curation.model_copy(update={"work": str(tmp_path / "work")})
+    curate(chosen.model_copy(update={"curation": elsewhere}), tmp_path / "corpus", out, Notes())
     assert {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert not cache.exists()
 
 
 def test_a_captioner_that_cannot_work_is_refused_at_the_start(server: LlmServer, tmp_path: Path) -> None:

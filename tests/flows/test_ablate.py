@@ -17,7 +17,9 @@ import psutil
 import pytest
 import yaml
 
+from flows import ablate as flows_ablate
 from flows.cells import FOLDER
+from ovi.errors import ConfigError
 from tests.flows import toy
 
 pytestmark = pytest.mark.e2e
@@ -120,6 +122,11 @@ def trained(root: Path) -> int:
     """Cells whose training is done."""
     locks = (root / FOLDER / "cells").glob("*/dvc.lock")
     return sum("train" in yaml.safe_load(lock.read_text())["stages"] for lock in locks)
+
+
+def test_a_cluster_is_refused_and_not_ignored(root: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^executor: .* add --set executor=local$"):
+        flows_ablate.ablate(root, root / "params.yaml", None, ["executor=kubernetes"])
 
 
 def test_an_ablation_is_stopped_fails_goes_on_and_shares_what_cells_have_in_common(root: Path, api: str) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,11 @@ from flows.jobs import JobSpec, Status, Word
 from flows.lease import reap
 from flows.preflight import look
 from flows.remote import ClusterExecutor
+from flows.watching import _age
 from ovi import config
 from ovi.errors import OviError
 from tests.cluster.double import NAMESPACE
+from tests.cluster.store import Object
 from tests.flows import toy
 from tests.flows.clustered import CLAIM, TRAIN, Bench, bench, curve, train, wait_for
 
@@ -54,13 +57,17 @@ def test_every_pod_is_logged_and_the_first_one_is_heard(both: Bench) -> None:
 
 
 def test_an_evicted_gang_goes_on_at_the_step_it_saved(both: Bench) -> None:
-    both.at_step(7, lambda pod: both.double.kubelet.evict(NAMESPACE, pod["metadata"]["name"]), rank=1)
+    def evict(pod: Object) -> None:
+        other = both.double.kubelet.containers[both.pod(0)["metadata"]["uid"]]
+        both.double.kubelet.evict(NAMESPACE, pod["metadata"]["name"])
+        wait_for(lambda: not other.running)  # held until it is asked: ranks of a gang take no step without each other
+
+    both.at_step(7, evict, rank=1)
     outcome = both.run(train(40, 0.05))
     assert (outcome.status, outcome.attempts) == (Status.SUCCEEDED, 2)
     said = [str(word["text"]) for word in both.heard if word["event"] == "line" and not word["text"].startswith("[")]
-    saved = [text.split()[-1] for text in said if text.startswith("saved")]
-    begun = [text.split()[-1] for text in said if text.startswith("from")]
-    assert begun == ["0", *saved]
+    told = [text for text in said if text.startswith(("saved", "from"))]
+    assert told == ["from step 0", "saved step 7", "from step 7"]
     assert (both.curve(0), both.curve(1)) == (curve(40), curve(40))
 
 
@@ -168,6 +175,21 @@ def test_gpu_seconds_are_those_of_the_pods(one: Bench) -> None:
     assert outcome.status is Status.FAILED
     assert abs(outcome.gpu_seconds - truth) <= 4 * 2 * 2  # the API's times are whole seconds
     assert 0 < outcome.gpu_seconds_lost < outcome.gpu_seconds  # the other pod had saved its state
+
+
+def test_a_stage_that_hangs_is_noticed_long_before_its_deadline(one: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.remote.SILENT_S", 0.5)
+    hang = "import pathlib, time\nwhile not pathlib.Path('noticed').exists(): time.sleep(0.01)"
+    one.meanwhile(lambda: (wait_for(lambda: "no word for" in one.notes), (one.work / "noticed").touch()))  # type: ignore[func-returns-value]
+    assert one.run(JobSpec("train_fusion", ("python", "-c", hang), deadline_s=60.0)).status is Status.SUCCEEDED
+
+
+@pytest.mark.parametrize("hours", [0, 2, -5])
+def test_a_log_goes_on_where_it_broke_whatever_the_time_zone_of_its_node(hours: int) -> None:
+    moment = datetime.now(timezone(timedelta(hours=hours))) - timedelta(seconds=100)
+    age = _age(moment.strftime("%Y-%m-%dT%H:%M:%S.%f") + "789" + f"{hours:+03d}:00")
+    assert age is not None
+    assert 100 <= age - 30 <= 110
 
 
 def test_a_run_renews_its_lease(one: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

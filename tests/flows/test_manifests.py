@@ -211,6 +211,20 @@ def test_kueue_is_asked_at_the_top() -> None:
         assert "suspend" not in objects(SPECS["four nodes"], jobset)[-1]["spec"]
 
 
+@pytest.mark.parametrize("jobset", [True, False])
+def test_a_stage_may_differ_from_its_cluster(jobset: bool) -> None:
+    its_own = Resources(image="big:1", queue="fast", priority="high", shared_memory_gib=64, secrets=[])
+    where = Cluster(queue="slow", priority="low", secrets=["ovi-s3"])
+    (top,) = objects(JobSpec.of("train_fusion", ("x",), its_own), jobset, where)
+    assert top["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "fast"
+    assert top["metadata"]["labels"]["kueue.x-k8s.io/priority-class"] == "high"
+    pod = job_of(JobSpec.of("train_fusion", ("x",), its_own), jobset, where)["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["image"] == "big:1"
+    assert "envFrom" not in container
+    assert pod["volumes"][1]["emptyDir"]["sizeLimit"] == f"{64 * 1024}Mi"
+
+
 def test_shared_memory_is_counted_as_memory() -> None:
     job = job_of(JobSpec("curate", ("ovi",), memory_gib=4), False, Cluster(shared_memory_gib=2))
     pod = job["spec"]["template"]["spec"]

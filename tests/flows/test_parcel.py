@@ -61,14 +61,23 @@ def pods(tmp_path: Path, bucket: str) -> Iterator[Bench]:
         yield made
 
 
-def run_there(graph: Graph, stage: str, remote: str, b: Bench, nodes: int = 1) -> Outcome:
-    spec = JobSpec(stage, graph.command(stage), nodes=nodes, grace_s=5, deadline_s=120)
+def run_there(graph: Graph, stage: str, remote: str, b: Bench, nodes: int = 1, apart: bool = False) -> Outcome:
+    spec = JobSpec(stage, graph.command(stage), nodes=nodes, apart=apart, grace_s=5, deadline_s=120)
     running = graph.begin(stage)
     with Parcel(graph, running, remote) as parcel:
         outcome = b.run(replace(spec, parcel=parcel.address))
         if outcome.status is Status.SUCCEEDED:
             parcel.receive()
     return outcome
+
+
+def instead(graph: Graph, script: str, *words: str) -> None:
+    """Stage `first` runs that script."""
+    stages = yaml.safe_load((graph.root / "dvc.yaml").read_text())
+    (graph.root / "own.py").write_text(script)
+    stages["stages"]["first"] |= {"cmd": " ".join(["python", "own.py", *words]), "deps": ["own.py"]}
+    (graph.root / "dvc.yaml").write_text(yaml.safe_dump(stages))
+    graph.refresh()
 
 
 def locked(graph: Graph) -> dict[str, object]:
@@ -124,11 +133,7 @@ open("data/first.txt", "w").write(f"{step} steps")
 
 def test_an_evicted_pod_goes_on_in_another_folder(pods: Bench, remote: str) -> None:
     graph = clone(pods.work, remote)
-    stages = yaml.safe_load((pods.work / "dvc.yaml").read_text())
-    (pods.work / "saves.py").write_text(SAVES)
-    stages["stages"]["first"] |= {"cmd": f"python saves.py {remote}/state.json 20", "deps": ["saves.py"]}
-    (pods.work / "dvc.yaml").write_text(yaml.safe_dump(stages))
-    graph.refresh()
+    instead(graph, SAVES, f"{remote}/state.json", "20")
 
     def evict() -> None:
         wait_for(lambda: pods.done() >= 10)
@@ -141,6 +146,31 @@ def test_an_evicted_pod_goes_on_in_another_folder(pods: Bench, remote: str) -> N
     said = [word["text"] for word in pods.heard if word["event"] == "line"]
     assert said == ["from step 0", "saved step 10", "from step 10"]
     assert (pods.work / "data/first.txt").read_text() == "20 steps"
+
+
+# Each share leaves its part in the bucket, where the command itself finds them all.
+SHARES = """
+import os, sys
+from ovi import storage
+work, *share = sys.argv[1:]
+if share:
+    storage.write_bytes(f"{work}/{share[1].partition('/')[0]}", f"share {share[1]}".encode())
+else:
+    os.makedirs("data")
+    open("data/first.txt", "wb").write(b", ".join(map(storage.read_bytes, sorted(storage.list_files(work)))))
+"""
+
+
+def test_shares_without_a_common_folder_meet_in_the_bucket(pods: Bench, remote: str) -> None:
+    graph = clone(pods.work, remote)
+    instead(graph, SHARES, f"{remote}/work")
+    outcome = run_there(graph, "first", remote, pods, nodes=2, apart=True)
+    assert outcome.status is Status.SUCCEEDED
+    assert len(pods.double.kubelet.containers) == 3  # a share each, and what puts them together
+    assert (pods.work / "data/first.txt").read_text() == "share 0/2, share 1/2"
+    assert graph.reasons("first") == []
+    assert storage.list_files(f"{remote}/parcels") == []
+    assert pods.double.left() == []
 
 
 def damage(remote: str, entry: object, text: bytes | None) -> None:
@@ -166,20 +196,19 @@ def test_a_damaged_input_is_one_line_of_the_pod(pods: Bench, remote: str) -> Non
     assert graph.record("second") is None
 
 
-@pytest.mark.parametrize("text", [b"c", None], ids=["damaged", "missing"])
-def test_a_file_of_a_folder_that_is_not_whole_in_the_remote_is_one_line(
-    remote: str, tmp_path: Path, text: bytes | None
-) -> None:
+def test_a_file_of_a_folder_that_is_not_whole_in_the_remote_is_one_line(remote: str, tmp_path: Path) -> None:
     graph = clone(tmp_path / "here", remote)
     run_here(graph, "first", "second")
     graph.push()
-    damage(remote, "92eb5ffee6ae2fec3ad71c777531578f", text)  # of "b"
-    with (
-        Parcel(graph, graph.begin("third"), remote) as parcel,
-        pytest.raises(OviError, match=rf"data\.remote: {remote}: .*(is missing or damaged|not all) there") as told,
-    ):
-        work(parcel.address, ["true"], False, tmp_path / "there", Silent())
-    assert "\n" not in str(told.value)
+    running = graph.begin("third")
+    for name, text in (("damaged", b"c"), ("missing", None)):
+        damage(remote, "92eb5ffee6ae2fec3ad71c777531578f", text)  # of "b"
+        with (
+            Parcel(graph, running, remote) as parcel,
+            pytest.raises(OviError, match=rf"data\.remote: {remote}: .*(is missing or damaged|not all) there") as told,
+        ):
+            work(parcel.address, ["true"], False, tmp_path / name, Silent())
+        assert "\n" not in str(told.value)
 
 
 def test_what_comes_back_is_taken_only_if_it_is_of_the_same_work(
