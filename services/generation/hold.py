@@ -31,7 +31,8 @@ class Hold:
         self._step: int | None = None
         self._preview: bytes | None = None  # not in the table yet
         self._said = self._told = 0  # words left here, words that are in the table
-        self._hurry = self._over = False
+        self._hurry = threading.Event()  # somebody waits: no pause now. A step must not wake who pauses, it costs time
+        self._over = False
         self._away: OperationalError | None = None  # the last try to reach the database
         self._stop: Exception | None = None  # why the job should not go on
         self._thread = threading.Thread(target=self._keep, daemon=True)
@@ -44,6 +45,7 @@ class Hold:
         with self._changed:
             self._over = True
             self._changed.notify_all()
+        self._hurry.set()
         self._thread.join()
 
     def tell(self, step: int, preview: bytes | None = None) -> None:
@@ -57,9 +59,10 @@ class Hold:
         """The same, and returns when the table has it: the job is still ours. OperationalError: it cannot be asked."""
         with self._changed:
             self._leave(step, None)
-            wanted, self._hurry, self._away = self._said, True, None
+            wanted, self._away = self._said, None
+            self._hurry.set()
             self._changed.wait_for(lambda: self._told >= wanted or self._away or self._stop)
-            self._hurry = False
+            self._hurry.clear()
             if (error := self._stop or self._away) is not None:
                 raise error
 
@@ -84,7 +87,7 @@ class Hold:
                     self._told, self._stop = said, error
                     self._preview = None if self._preview is preview else self._preview
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: self._over or self._hurry, TELL_S)
+            self._hurry.wait(TELL_S)
 
     def _renew(self, step: int | None, preview: bytes | None) -> Exception | None:
         try:

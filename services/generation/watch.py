@@ -21,7 +21,7 @@ from services.generation.jobs import FINAL, JobStore
 from services.generation.schemas import VideoJob
 from services.generation.table import Job
 
-LOOK_S = 0.02
+LOOK_S = 0.05
 QUIET_S = 15.0  # a comment goes out, so that nothing between takes the stream for dead
 BETWEEN_S = 0.1  # events of one stream
 
