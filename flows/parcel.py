@@ -149,8 +149,12 @@ def _unpack(data: bytes, root: Path, allowed: Sequence[str] | None = None) -> No
     try:
         with tarfile.open(fileobj=io.BytesIO(data)) as tar:
             for member in tar.getmembers():
-                if allowed is not None and not any(Path(member.name).is_relative_to(path) for path in allowed):
-                    raise OviError(f"{member.name}: came back in a parcel, but is no output of the stage")
-            tar.extractall(root, filter="data")
+                name = Path(member.name)
+                if allowed is not None and not any(name.is_relative_to(path) for path in allowed):
+                    raise OviError(f"{name}: came back in a parcel, but is no output of the stage")
+                if name.is_absolute() or ".." in name.parts or not (member.isfile() or member.isdir()):
+                    raise OviError(f"{name}: no parcel holds such; run the same command again")
+                member.mode &= 0o755
+                tar.extract(member, root)  # Python before 3.11.4 has no filter for the rest
     except tarfile.TarError as error:
         raise OviError(f"a parcel is damaged ({error}); run the same command again") from None

@@ -188,7 +188,7 @@ class _Previews:
     """Pictures of a clip under way, so many that they take little of the time."""
 
     def __init__(self, sampler: Sampler) -> None:
-        self._sampler, self._next = sampler, time.monotonic() + PREVIEW_S
+        self._sampler, self._next = sampler, 0.0
 
     def of(self, step: Step) -> bytes | None:
         """The middle of the clip as JPEG; None when the last one is too fresh."""
