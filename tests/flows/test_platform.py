@@ -50,7 +50,13 @@ def databases() -> Iterator[dict[str, str]]:
 def running(root: Path, databases: dict[str, str]) -> Iterator[dict[str, str]]:
     """The addresses `make platform` prints. Ends it as a terminal does; no process of it may be left."""
     ports = [str(server.free_port()) for _ in range(2)]
-    recipe = subprocess.run(["make", "-n", "platform"], cwd=toy.REPOSITORY, capture_output=True, text=True, check=True)
+    recipe = subprocess.run(
+        ["make", "-n", "--no-print-directory", "platform"],
+        cwd=toy.REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     program, *words = recipe.stdout.splitlines()[-1].split()
     assert program.endswith("/ovi")
     words += ["--mlflow-port", ports[0], "--prefect-port", ports[1]]

@@ -7,6 +7,7 @@ With STATE, a file that other ranks wrote after six steps, only continues from i
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,6 +102,7 @@ def main(rank: int, ranks: int, meeting: Path, out: Path, start: Path | None = N
     if rank == 0:
         (out / "losses.json").write_text(json.dumps(losses))
     torch.distributed.destroy_process_group()
+    os._exit(0)  # as a rank ends: threads of gloo may outlive the interpreter and abort it
 
 
 def _straight(place: engines.Place, out: Path) -> dict[str, Any]:
