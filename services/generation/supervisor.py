@@ -45,11 +45,12 @@ class Supervisor:
         count = workers or max(1, len(devices))
         words = ["--state", str(state), "--threads", str(_threads(count))]
         self._slots = [
-            _Slot(f"worker-{index}", replica, bundle, words, jobs, devices[index % len(devices)] if devices else None)
+            _Slot(
+                f"worker-{index}", replica, bundle, words, jobs, devices[index % len(devices)] if devices else None,
+                ended=lambda: self.listener(),
+            )
             for index in range(count)
-        ]
-        for slot in self._slots:
-            slot.ended = lambda: self.listener()
+        ]  # fmt: skip
 
     def start(self) -> None:
         for slot in self._slots:
@@ -112,13 +113,14 @@ class _Slot(threading.Thread):
     """One place for a worker: a thread that starts a process, listens to it, and starts the next when it ends."""
 
     def __init__(
-        self, name: str, replica: str, bundle: Path, words: list[str], jobs: JobStore, gpu: str | None
-    ) -> None:
+        self, name: str, replica: str, bundle: Path, words: list[str], jobs: JobStore, gpu: str | None,
+        ended: Callable[[], None],
+    ) -> None:  # fmt: skip
         super().__init__(name=name, daemon=True)
         self.state, self.restarts = "starting", 0
-        self.ended: Callable[[], None] = lambda: None  # what to do when it says that a job has ended
         self.memory: dict[str, int] = {}  # bytes, as the worker last said
         self._replica, self._bundle, self._words, self._jobs = replica, bundle, words, jobs
+        self._ended = ended  # what to do when it says that a job has ended
         self._sees = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
         self._swapped = False
         self._process: subprocess.Popen[bytes] | None = None
@@ -206,7 +208,7 @@ class _Slot(threading.Thread):
                     if said["event"] == "ready":
                         self.state = "ready"
                     if said["event"] == "ended":
-                        self.ended()
+                        self._ended()
         log("worker_silent", worker=self.name, seconds=patience)
 
     def _signal(self, number: signal.Signals) -> None:
