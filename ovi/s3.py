@@ -195,6 +195,8 @@ def _advice(error: Any) -> str:
         return "no such bucket; create it or correct the address"
     if code in ("PreconditionFailed", "412"):
         return "changed while it was read; run the same command again"
+    if code in ("416", "InvalidRange"):
+        return "ends before the bytes asked for; it was cut short, write it again"
     if code in ("403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"):
         return f"the store refuses ({code}); check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the rights of the key"
     return f"the store answers {code} ({error}); run the same command again"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,6 +90,18 @@ def test_a_missing_shard_is_one_line_before_anything_is_trained(folder: Path, tm
         with pytest.raises(OviError, match=r"av-train-00000.tar: no such shard, though it has an index"):
             LatentSet.open(place, "av", "train")
         assert len(Pool([LatentSet.open(place, "av", "val")])) == made.COUNTS["av"]["val"]
+
+
+def test_a_shard_that_was_cut_short_is_one_line(folder: Path, tmp_path: Path, remote: str) -> None:
+    shutil.copytree(folder, tmp_path / "latents")
+    shard = tmp_path / "latents" / "av-train-00000.tar"
+    os.truncate(shard, 512)
+    storage.upload(shard, f"{remote}/{shard.name}")
+    for place, words in ((tmp_path / "latents", "is damaged; make the shards again"), (remote, "it was cut short")):
+        latents = LatentSet.open(place, "av", "train")
+        with pytest.raises(OviError, match=rf"av-train-00000.tar: .*{words}") as caught:
+            latents.read(len(latents) - 1)
+        assert "\n" not in str(caught.value)
 
 
 def test_where_latents_lie_does_not_change_a_training(folder: Path, remote: str, tmp_path: Path) -> None:
