@@ -55,27 +55,66 @@ class LinearCodec(nn.Module):
 
         A batch's products are float32, their sum over batches float64.
         """
-        from scipy import linalg  # fitting alone needs it; a service that decodes starts without
-
         numbers, channels = self.basis.shape
-        count, total, square = 0, torch.zeros(numbers, dtype=torch.float64), torch.zeros(numbers, numbers).double()
+        seen = _Seen(numbers)
         for batch in batches:
-            rows = batch.reshape(-1, numbers)
-            count += len(rows)
-            total += rows.double().sum(0)
-            square += rows.T @ rows
-        if count == 0:
+            seen.add(batch.reshape(-1, numbers))
+        if seen.count == 0:
             raise OviError(f"codec: no {what} to fit on; curate some training clips first")
-        mean = total / count
-        covariance = (square / count - torch.outer(mean, mean)).numpy()
-        leading = [numbers - channels, numbers - 1]  # only these are computed, which torch cannot do
-        variances, basis = (torch.from_numpy(x).flip(-1) for x in linalg.eigh(covariance, subset_by_index=leading))
+        variances, basis = seen.components(channels)
         basis = basis * basis.gather(0, basis.abs().argmax(0, keepdim=True)).sign()
         deviations = variances.clamp_min(1e-6 * variances[0].clamp_min(1e-6)).sqrt()
         tempered = deviations ** (1 - WHITENING)
         scale = deviations**WHITENING * tempered.square().mean().sqrt()
-        for buffer, value in ((self.mean, mean), (self.basis, basis), (self.scale, scale)):
+        for buffer, value in ((self.mean, seen.mean), (self.basis, basis), (self.scale, scale)):
             buffer.copy_(value)
+
+
+class _Seen:
+    """Rows of n numbers, kept as they are until there are n of them, then as the sum of their products.
+
+    Of fewer rows than numbers (whole pictures) the products of rows with rows hold the same components, and are small.
+    """
+
+    def __init__(self, numbers: int) -> None:
+        self.numbers, self.count = numbers, 0
+        self._rows: list[Tensor] = []
+        self._total = torch.zeros(numbers, dtype=torch.float64)
+        self._square = torch.zeros(numbers, numbers, dtype=torch.float64)
+
+    @property
+    def mean(self) -> Tensor:
+        return self._total / self.count
+
+    def add(self, rows: Tensor) -> None:
+        self.count += len(rows)
+        self._total += rows.double().sum(0)
+        self._rows.append(rows)
+        if self.count >= self.numbers:
+            self._fold()
+
+    def components(self, channels: int) -> tuple[Tensor, Tensor]:
+        """Variances [C] and directions [n, C] of the leading components, largest first, float64."""
+        if channels < self.count < self.numbers:
+            rows = torch.cat(self._rows) - self.mean.float()
+            squares, across = _leading((rows @ rows.T).double(), channels)
+            return squares / self.count, F.normalize(rows.T.double() @ across, dim=0)
+        self._fold()
+        return _leading(self._square / self.count - torch.outer(self.mean, self.mean), channels)
+
+    def _fold(self) -> None:
+        for rows in self._rows:
+            self._square += rows.T @ rows
+        self._rows = []
+
+
+def _leading(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The largest eigenvalues of a symmetric matrix and their vectors: [count] and [n, count]."""
+    from scipy import linalg  # fitting alone needs it; a service that decodes starts without
+
+    last = len(matrix) - 1
+    values, vectors = linalg.eigh(matrix.numpy(), subset_by_index=[last + 1 - count, last])  # torch computes them all
+    return torch.from_numpy(values).flip(-1), torch.from_numpy(vectors).flip(-1)
 
 
 class LinearVideoCodec(LinearCodec):

@@ -62,6 +62,17 @@ def test_one_picture_is_the_first_latent_of_its_clip(video_codec):
     torch.testing.assert_close(video_codec.encode(clip[:, :, :1]), video_codec.encode(clip)[:, :, :1])
 
 
+@pytest.mark.parametrize("clips", [4, 60])
+def test_components_are_those_of_the_covariance(clips):
+    """Of fewer rows than a row has numbers (48 of 192), and of more (720)."""
+    codec = LinearVideoCodec.fit((drifting(i, 9, 8) for i in range(clips)), 5, (4, 4))
+    rows = torch.cat([codec._rows(pixels(drifting(i, 9, 8))[None]).reshape(-1, 192) for i in range(clips)])
+    assert (len(rows) < 192) == (clips == 4)
+    directions = np.linalg.eigh(np.cov(rows.double().numpy().T, bias=True))[1][:, :-6:-1]
+    alike = np.abs(directions.T @ codec.basis.double().numpy())
+    np.testing.assert_allclose(alike, np.eye(5), atol=1e-3)
+
+
 def test_sound_comes_back(audio_codec):
     sound = torch.from_numpy(humming(99))[None]
     latents = audio_codec.encode(sound)
