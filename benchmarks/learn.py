@@ -44,7 +44,7 @@ from ovi.training.rank import Mute
 ROOT = Path(__file__).resolve().parents[1]
 EVENTS = ("blink", "bounce", "hammer", "mouth")  # scenes whose sounds are events
 BLINK_MIN, EVENTS_MIN, CHANCE_P, MINUTES_MAX = 0.95, 0.9, 0.01, {"cpu": 60, "cuda": 10}
-WHOLE_MINUTES = 55.0  # on two cores, of all that follows
+WHOLE_MINUTES = 40.0  # on two cores, of all that follows
 CLIPS, CLIPS_PER_SCENE, SEEDS = 1600, 16, (0, 1, 2)
 CUT = [  # of profile small; what a stage learns with is what it learns with in the demo. A latent frame is one token of
     # 40 components of the whole picture. Four patches of 20 show as much, but 80 numbers fill a width of 96 and leave
