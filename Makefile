@@ -38,7 +38,7 @@ platform: $(READY)  ## those pages and a worker that runs what prefect.yaml depl
 bench-serving: $(READY)  ## does the service keep its promises (half an hour; ARGS=--long for the long soak)
 	@$(BIN)/python -m benchmarks.serving $(ARGS)
 
-learn: $(READY)  ## does fusion learn synchronisation, and what of the recipe matters (an hour on two cores; ARGS=--minutes=5)
+learn: $(READY)  ## does fusion learn synchronisation, and what of the recipe matters (forty minutes on two cores; ARGS=--minutes=5)
 	@$(BIN)/python benchmarks/learn.py $(ARGS)
 
 install: $(READY)

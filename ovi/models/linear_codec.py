@@ -95,12 +95,13 @@ class _Seen:
 
     def components(self, channels: int) -> tuple[Tensor, Tensor]:
         """Variances [C] and directions [n, C] of the leading components, largest first, float64."""
-        if channels < self.count < self.numbers:
-            rows = torch.cat(self._rows) - self.mean.float()
-            squares, across = _leading((rows @ rows.T).double(), channels)
-            return squares / self.count, F.normalize(rows.T.double() @ across, dim=0)
-        self._fold()
-        return _leading(self._square / self.count - torch.outer(self.mean, self.mean), channels)
+        if self.count >= self.numbers:
+            return _leading(self._square / self.count - torch.outer(self.mean, self.mean), channels)
+        rows, fewer = torch.cat(self._rows) - self.mean.float(), min(channels, self.count)
+        squares, across = _leading((rows @ rows.T).double(), fewer)
+        missing = (0, channels - fewer)
+        directions = torch.linalg.qr(F.pad(rows.T.double() @ across, missing)).Q  # any, where rows have none left
+        return F.pad(squares / self.count, missing), directions
 
     def _fold(self) -> None:
         for rows in self._rows:

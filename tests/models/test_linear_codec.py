@@ -73,6 +73,15 @@ def test_components_are_those_of_the_covariance(clips):
     np.testing.assert_allclose(alike, np.eye(5), atol=1e-3)
 
 
+@pytest.mark.parametrize("clip", [drifting(0, 5, 8), np.full((5, 8, 8, 3), 90, np.uint8)], ids=["moving", "still"])
+def test_fewer_rows_than_components_are_enough(clip):
+    """Two rows of 768 numbers, which differ or do not, and six components."""
+    codec = LinearVideoCodec.fit([clip], 6, (8, 8))
+    np.testing.assert_allclose(codec.basis.T @ codec.basis, np.eye(6), atol=1e-5)
+    again = pictures(codec.decode(codec.encode(pixels(clip)[None]))[0])
+    assert np.abs(again[1:].astype(int) - clip[1:]).max() <= 1
+
+
 def test_sound_comes_back(audio_codec):
     sound = torch.from_numpy(humming(99))[None]
     latents = audio_codec.encode(sound)
