@@ -19,10 +19,9 @@ from ovi.models.fusion import init
 from tests import golden
 from tests.models.common import golden_model
 
-SETTINGS = load(
-    Path(__file__).parents[2] / "params.yaml",
-    sets=["model.dim=24", "model.ffn_dim=32", "model.heads=2", "model.layers=3", "text.dim=32", "clip.frames=25"],
-)
+SMALL = ["model.dim=24", "model.ffn_dim=32", "model.heads=2", "model.layers=3", "text.dim=32", "clip.frames=25"]
+PATCHES = ["codec.video_channels=16", "codec.video_patch=[16,16]", "model.video_patch=[1,2,2]"]
+SETTINGS = load(Path(__file__).parents[2] / "params.yaml", sets=[*SMALL, *PATCHES])
 PROMPT = "A red lamp blinks in the dark. <AUDCAP>Short high beeps.<ENDAUDCAP>"
 
 

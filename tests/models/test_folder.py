@@ -20,10 +20,9 @@ from ovi.storage import sha256_folder
 from tests.models.test_umt5 import tokenizer_file
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
-SETTINGS = load(
-    PARAMS,
-    sets=["model.dim=24", "model.ffn_dim=32", "model.heads=2", "model.layers=2", "text.dim=32"],
-)
+PATCHES = ["codec.video_channels=16", "codec.video_patch=[16,16]", "model.video_patch=[1,2,2]"]
+SMALL = ["model.dim=24", "model.ffn_dim=32", "model.heads=2", "model.layers=2", "text.dim=32"]
+SETTINGS = load(PARAMS, sets=[*SMALL, *PATCHES])
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +231,7 @@ def watch():
 for dtype in (None, torch.float32):
     before = peak = private()
     done = threading.Event()
-    watcher = threading.Thread(target=watch)
+    watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     model = load_model(sys.argv[1], dtype=dtype)
     done.set()
@@ -246,7 +245,7 @@ for dtype in (None, torch.float32):
 def test_loading_holds_one_copy(parts, tmp_path):
     """150 MB as they are stored are pages of the file, with nothing private; cast while read they are 300 MB once."""
     sets = ["model.dim=512", "model.ffn_dim=2048", "model.heads=4", "model.layers=6", "text.dim=32"]
-    config = codecs.model_config(load(PARAMS, sets=sets))
+    config = codecs.model_config(load(PARAMS, sets=[*sets, *PATCHES]))
     with torch.device("meta"):
         shapes = codecs.build("transformer", config["transformer"]).state_dict()
     state = {name: torch.full(like.shape, 0.01, dtype=torch.bfloat16) for name, like in shapes.items()}

@@ -21,6 +21,7 @@ PARAMS = Path(__file__).parents[2] / "params.yaml"
 def tiny_settings(**sets: object) -> Settings:
     """The demo's settings, smaller still; `a__b=c` sets a.b."""
     small = ["model.dim=32", "model.ffn_dim=64", "model.heads=2", "model.layers=1", "codec.video_patch=[8,8]"]
+    small += ["codec.video_channels=16", "model.video_patch=[1,2,2]"]
     small += ["text.dim=32", "text.layers=1", "sampling.steps=4", "sampling.display_pixels=64", "service.port=0"]
     return config.load(PARAMS, sets=small + [f"{key.replace('__', '.')}={value}" for key, value in sets.items()])
 

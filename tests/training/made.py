@@ -18,7 +18,8 @@ from ovi.training.latents import SETS, SPLITS, LatentWriter, Sample, write_empty
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 TINY = [
     "model.dim=16", "model.ffn_dim=32", "model.heads=2", "model.layers=2", "model.freq_dim=16", "text.dim=8",
-    "codec.video_channels=4", "codec.audio_channels=3", "text.max_tokens=16",
+    "codec.video_channels=4", "codec.video_patch=[16,16]", "model.video_patch=[1,2,2]", "codec.audio_channels=3",
+    "text.max_tokens=16",
     "training.engine=torch",
     "training.ranks=1",
 ]  # fmt: skip

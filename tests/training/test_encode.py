@@ -14,7 +14,10 @@ from ovi.training.encode import encode
 from ovi.training.latents import LatentSet, Pool, read_empty_text
 from tests.training import made
 
-SETTINGS = config.load(made.PARAMS, sets=["codec.fit_clips=4", "codec.video_patch=[8,8]", "training.ranks=1"])
+SETTINGS = config.load(
+    made.PARAMS,
+    sets=["codec.fit_clips=4", "codec.video_channels=16", "codec.video_patch=[8,8]", "training.ranks=1"],
+)
 
 
 @pytest.fixture(scope="module")
