@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 SOURCE ?=
-PROFILE ?= tiny
+PROFILE ?= $(if $(SOURCE),own,tiny)
 
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false

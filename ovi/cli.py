@@ -34,7 +34,7 @@ app.add_typer(benchmark_cli.app, name="benchmark")
 app.registered_commands += compare_cli.app.registered_commands
 
 Params = Annotated[Path, typer.Option(help="Settings file.")]
-Profile = Annotated[str | None, typer.Option(help="Profile laid over the settings: tiny, small, ovi-11b.")]
+Profile = Annotated[str | None, typer.Option(help="Profile laid over the settings: tiny, own, small, ovi-11b.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="One value, as section.key=value; may be repeated.")]
 Json = Annotated[bool, typer.Option("--json", help="Speak JSON lines on stdout.")]
 PARAMS = Path("params.yaml")

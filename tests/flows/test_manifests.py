@@ -21,7 +21,7 @@ from ovi.errors import ConfigError
 from tests import schemas
 
 ROOT = Path(__file__).parents[2]
-PROFILES = ("tiny", "small", "ovi-11b")
+PROFILES = ("tiny", "own", "small", "ovi-11b")
 WHERE = Cluster(env={"NCCL_DEBUG": "WARN"}, secrets=["ovi-s3"])
 RDMA = Resources(gpus=8, nodes=4, cpus=64, memory_gib=512, grace_s=600, devices={"rdma/hca": 8})
 OWNER = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "name": "x", "uid": "u", "blockOwnerDeletion": True}
