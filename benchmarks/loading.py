@@ -179,8 +179,12 @@ class _Bucket(BaseHTTPRequestHandler):
         time.sleep(max(0.0, until - time.perf_counter()))
 
     def _list(self) -> None:
-        keys = sorted(path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file())
-        items = "".join(f"<Contents><Key>{escape(key)}</Key></Contents>" for key in keys)
+        files = sorted(path for path in self.root.rglob("*") if path.is_file())
+        items = "".join(
+            f"<Contents><Key>{escape(path.relative_to(self.root).as_posix())}</Key><Size>{path.stat().st_size}</Size>"
+            '<ETag>"0"</ETag></Contents>'
+            for path in files
+        )
         text = f"<ListBucketResult><IsTruncated>false</IsTruncated>{items}</ListBucketResult>".encode()
         self.send_response_only(200)
         self.send_header("Content-Length", str(len(text)))
