@@ -57,7 +57,8 @@ SEEING = [  # the demo's model with 4 x 4 tokens a frame, over two seconds; both
     # with a noise of its own, so that sound that is all noise can be told from a picture that is there
     "clip.frames=61", f"corpus.scenes={{{', '.join(f'{scene}: 1' for scene in SCENES)}}}", "corpus.clips=300",
     "corpus.audio_files=0", "corpus.planted=false", "corpus.workers=1", "curation.workers=1",
-    "codec.video_patch=[8, 8]", "model.video_patch=[1, 1, 1]", "training.engine=torch", "training.ranks=1",
+    "codec.video_channels=16", "codec.video_patch=[8, 8]", "model.video_patch=[1, 1, 1]", "model.heads=2",
+    "training.engine=torch", "training.ranks=1",
     "training.fusion.joint=true", "training.fusion.shared_t=false", "training.fusion.video_weight=0.3",
     "training.fusion.audio_weight=0.7", "training.fusion.validate_every=1000",
 ]  # fmt: skip
