@@ -167,7 +167,8 @@ def main() -> int:
         if not options.keep:
             shutil.rmtree(folder, ignore_errors=True)
     results |= {"minutes": round((time.time() - began) / 60, 1), "bars": [asdict(bar) for bar in bars.done]}
-    storage.write_json(options.out, results)
+    name = "demo_source" if options.source else "demo"  # one does not write over the other
+    storage.write_json(options.out or ROOT / f"benchmarks/results/{name}.json", results)
     failed = sum(not bar.passed for bar in bars.done)
     print(f"{len(bars.done) - failed} passed, {failed} failed")
     return 1 if failed or not bars.done else 0
@@ -381,7 +382,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Check what `make demo` promises, in fresh clones of HEAD.")
     parser.add_argument("--clones", type=int, default=2, choices=(1, 2), help="2 also compares the bytes of two runs")
     parser.add_argument("--source", type=Path, help="a folder of real files: check that mode instead")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/demo.json", help="results as JSON")
+    parser.add_argument("--out", type=Path, help="results as JSON")
     parser.add_argument("--work", type=Path, help="where the clones go (default: the system's temporary folder)")
     parser.add_argument("--keep", action="store_true", help="leave the clones for a look")
     return parser.parse_args()
