@@ -80,7 +80,7 @@ class _Seen:
         self.numbers, self.count = numbers, 0
         self._rows: list[Tensor] = []
         self._total = torch.zeros(numbers, dtype=torch.float64)
-        self._square = torch.zeros(numbers, numbers, dtype=torch.float64)
+        self._square: Tensor | None = None
 
     @property
     def mean(self) -> Tensor:
@@ -95,7 +95,7 @@ class _Seen:
 
     def components(self, channels: int) -> tuple[Tensor, Tensor]:
         """Variances [C] and directions [n, C] of the leading components, largest first, float64."""
-        if self.count >= self.numbers:
+        if self._square is not None:
             return _leading(self._square / self.count - torch.outer(self.mean, self.mean), channels)
         rows, fewer = torch.cat(self._rows) - self.mean.float(), min(channels, self.count)
         squares, across = _leading((rows @ rows.T).double(), fewer)
@@ -104,6 +104,8 @@ class _Seen:
         return F.pad(squares / self.count, missing), directions
 
     def _fold(self) -> None:
+        if self._square is None:
+            self._square = torch.zeros(self.numbers, self.numbers, dtype=torch.float64)
         for rows in self._rows:
             self._square += rows.T @ rows
         self._rows = []
