@@ -23,13 +23,13 @@ from ovi.errors import OviError, Preempted
 from ovi.models.team import Team
 from ovi.progress import Progress
 from ovi.training import engine as engines
-from ovi.training import gpus, showcase, towers, watch
+from ovi.training import showcase, towers, watch
 from ovi.training.batches import Batch, Chances, assemble, packed
 from ovi.training.checkpoint import Checkpoint
 from ovi.training.job import Job
 from ovi.training.latents import LatentSet, Pool, Shapes, read_empty_text
 from ovi.training.loader import Loader
-from ovi.training.meter import Meter
+from ovi.training.meter import Meter, peak_here
 from ovi.training.objective import losses
 from ovi.training.order import Draws, Order, Pick, dealt
 from ovi.training.place import Place
@@ -101,7 +101,7 @@ class _Training:
         self.store = Checkpoints(job.folder, job.key, training.keep_checkpoints, progress.note, mirror)
         self.history = History()
         self.work = watch.Workload(job.recipe, job.settings)
-        self.meter = Meter(self.engine.ranks, _peak(training.precision))
+        self.meter = Meter(self.engine.ranks, peak_here(training.precision))
         self.loader = Loader(self._parts, training.loader_workers)
         self.batch = self.returns = 0
         self.ready = time.time() - job.began
@@ -379,12 +379,6 @@ def chances(job: Job) -> Chances:
     shared = stage.shared_t if isinstance(stage, FusionStage) else True
     first_frame = job.recipe.first_frame_share(job.settings)
     return Chances(stage.caption_dropout, first_frame, stage.shift, stage.t, shared)
-
-
-def _peak(precision: str) -> float | None:
-    if precision != "bf16" or not torch.cuda.is_available():
-        return None
-    return gpus.peak(torch.cuda.get_device_name())
 
 
 def _group(shapes: Shapes, modalities: Sequence[str]) -> str:

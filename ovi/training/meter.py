@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 import torch
 
+from ovi.training import gpus
 from ovi.training.gpus import GIB
 
 
@@ -66,6 +67,13 @@ class Meter:
     def _reset(self) -> None:
         self._began, self._waited = time.perf_counter(), 0.0
         self._samples = self._work = self._repeated = 0
+
+
+def peak_here(precision: str) -> float | None:
+    """Operations a second of this process's GPU at best; None without one, or where products are not in bf16."""
+    if precision != "bf16" or not torch.cuda.is_available():
+        return None
+    return gpus.peak(torch.cuda.get_device_name())
 
 
 def _peak_memory() -> int:
