@@ -58,10 +58,13 @@ CUT = [  # of profile small; what a stage learns with is what it learns with in 
     "training.engine=torch", "training.threads=1", "training.precision=fp32", "sampling.steps=20",
     f"evaluation.scenes=[{','.join(EVENTS)}]",
 ]  # fmt: skip
-STAGES = {  # steps, learning rate
-    "video_backbone": (2000, 4e-3), "audio_pretrain": (200, 4e-3), "audio_finetune": (600, 4e-3), "fusion": (900, 8e-3),
+STAGES = {  # of the towers: steps, learning rate
+    "video_backbone": (2000, 4e-3), "audio_pretrain": (200, 4e-3), "audio_finetune": (600, 4e-3),
 }  # fmt: skip
-JOINT_STEPS, JOINT_LR = 1600, 4e-3  # the time of the towers and their fusion, at the towers' rate
+FUSION, JOINT = (
+    (900, 8e-3),
+    (1600, 4e-3),
+)  # the same; from scratch the time of the towers and their fusion, at the towers' rate
 
 
 @dataclass(frozen=True)
@@ -84,11 +87,10 @@ class Kind:
     title: str
     sets: tuple[str, ...] = ()
     starts: tuple[str, ...] = (PICTURE, HEARD)
-    steps: int = STAGES["fusion"][0]
-    lr: float = STAGES["fusion"][1]
+    amount: tuple[int, float] = FUSION
 
     def runs(self, name: str, share: float) -> list[Run]:
-        sets = (*self.sets, *_amount("fusion", self.steps, self.lr, share))
+        sets = (*self.sets, *_amount("fusion", *self.amount, share))
         return [Run(f"{name}-{seed}", ("fusion",), (*sets, f"seed={seed}"), self.starts) for seed in SEEDS]
 
 
@@ -96,7 +98,7 @@ KINDS = {
     "fusion": Kind("the paper's route"),
     "silent": Kind("towers that do not hear each other", ("training.fusion.fusion=false",)),
     "unscaled": Kind("without RoPE scaling", (UNSCALED,), (PICTURE, "audio_unscaled/models/audio_finetune")),
-    "joint": Kind("both towers from scratch, together", ("training.fusion.joint=true",), (), JOINT_STEPS, JOINT_LR),
+    "joint": Kind("both towers from scratch, together", ("training.fusion.joint=true",), (), JOINT),
 }
 
 
