@@ -17,10 +17,9 @@ from ovi.models import codecs
 from ovi.models.folder import OviModel
 from ovi.models.fusion import init
 from tests import golden
-from tests.models.common import golden_model
+from tests.models.common import PATCHES, golden_model
 
 SMALL = ["model.dim=24", "model.ffn_dim=32", "model.heads=2", "model.layers=3", "text.dim=32", "clip.frames=25"]
-PATCHES = ["codec.video_channels=16", "codec.video_patch=[16,16]", "model.video_patch=[1,2,2]"]
 SETTINGS = load(Path(__file__).parents[2] / "params.yaml", sets=[*SMALL, *PATCHES])
 PROMPT = "A red lamp blinks in the dark. <AUDCAP>Short high beeps.<ENDAUDCAP>"
 

@@ -12,6 +12,9 @@ from ovi.models.fusion import FusionModel
 from ovi.models.tower import TowerConfig
 from tests import golden
 
+# Four patches a token: the small codec and model of tests that build their own.
+PATCHES = ["codec.video_channels=16", "codec.video_patch=[16,16]", "model.video_patch=[1,2,2]"]
+
 
 def tower_config(raw: dict[str, Any]) -> TowerConfig:
     """The release's config fields as ours."""

@@ -17,10 +17,10 @@ from ovi.models import codecs
 from ovi.models.folder import ModelFolder, digest, load_model, save_folder
 from ovi.models.fusion import init
 from ovi.storage import sha256_folder
+from tests.models.common import PATCHES
 from tests.models.test_umt5 import tokenizer_file
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
-PATCHES = ["codec.video_channels=16", "codec.video_patch=[16,16]", "model.video_patch=[1,2,2]"]
 SMALL = ["model.dim=24", "model.ffn_dim=32", "model.heads=2", "model.layers=2", "text.dim=32"]
 SETTINGS = load(PARAMS, sets=[*SMALL, *PATCHES])
 
