@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,6 +30,21 @@ os.environ.update(
 os.environ.pop("MLFLOW_RUN_ID", None)
 
 BUCKETS = itertools.count()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def leavings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What killed processes leave in the temporary folder goes with the session.
+
+    Not inside pytest's own folder, which it keeps: the path of a socket may have no more than 108 characters.
+    """
+    tmp_path_factory.getbasetemp()  # made where it always is
+    folders = tempfile.TemporaryDirectory(prefix="ovi-tests-", ignore_cleanup_errors=True)
+    with folders as folder, pytest.MonkeyPatch.context() as patch:
+        Path(folder).chmod(0o711)  # PostgreSQL runs as another user
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", folder)
+        yield
 
 
 @pytest.fixture(scope="session")
