@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -60,3 +61,19 @@ def test_unknown_commands_are_usage_errors() -> None:
     done = ovi("nonsense")
     assert done.returncode == 78
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("own", "spins"),
+    [({}, "'3000'"), ({"GOMP_SPINCOUNT": "70"}, "'70'"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "'0'")],
+)
+def test_threads_do_not_spin_for_long_unless_the_user_says_so(own: dict[str, str], spins: str) -> None:
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    done = subprocess.run(
+        [sys.executable, "-c", "import ovi, torch"], env=environment | own | {"OMP_DISPLAY_ENV": "VERBOSE"},
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    told = [line for line in done.stderr.splitlines() if "GOMP_SPINCOUNT" in line]
+    assert told, done.stderr
+    assert all(line.endswith(f"= {spins}") for line in told), told
