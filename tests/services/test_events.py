@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from anyio import to_thread
 from fastapi.testclient import TestClient
 
 from services.generation.backend import Backend
@@ -40,19 +41,32 @@ def later(seconds: float, *actions: Any) -> threading.Thread:
     return thread
 
 
-def test_a_job_tells_its_life_and_a_listener_may_come_back(client: TestClient, backend: Backend) -> None:
+def whenever_told(backend: Backend, monkeypatch: pytest.MonkeyPatch, *actions: Any) -> None:
+    """Does the next action each time a listener has told all that it saw, before it waits for more."""
+    wait, left = backend.watch.change, iter(actions)
+
+    async def change(*seen: Any) -> None:
+        if (action := next(left, None)) is not None:
+            await to_thread.run_sync(action)
+        await wait(*seen)
+
+    monkeypatch.setattr(backend.watch, "change", change)
+
+
+def test_a_job_tells_its_life_and_a_listener_may_come_back(
+    client: TestClient, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, job = (client.post("/v1/videos", json=GOOD).json()["id"] for _ in range(2))
     backend.jobs.cancel(first)
     leases: list[Any] = []
-    worker = later(
-        0.3,
+    whenever_told(
+        backend, monkeypatch,
         lambda: leases.append(backend.jobs.claim("a")),
         lambda: backend.jobs.renew(leases[0], 1, b"\xff\xd8jpeg"),
         lambda: backend.jobs.renew(leases[0], 2),
         lambda: backend.jobs.complete(leases[0], "0" * 64, 1, {}, {"solver": "unipc"}),
-    )
+    )  # fmt: skip
     told = list(events(client, job))
-    worker.join()
     assert [name for _, name, _ in told] == ["state", "state", "step", "preview", "step", "done"]
     assert [data["status"] for _, name, data in told if name in ("state", "done")] == [
         "queued", "in_progress", "completed"
@@ -71,9 +85,11 @@ def test_a_job_tells_its_life_and_a_listener_may_come_back(client: TestClient, b
     assert (over.status_code, over.content) == (204, b"")
 
 
-def test_a_place_in_the_queue_and_a_deletion_are_told(client: TestClient, backend: Backend) -> None:
+def test_a_place_in_the_queue_and_a_deletion_are_told(
+    client: TestClient, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, job = (client.post("/v1/videos", json=GOOD).json()["id"] for _ in range(2))
-    later(0.3, lambda: backend.jobs.cancel(first), lambda: backend.jobs.delete(job))
+    whenever_told(backend, monkeypatch, lambda: backend.jobs.cancel(first), lambda: backend.jobs.delete(job))
     told = list(events(client, job))
     assert [data.get("queue_position") for _, _, data in told] == [2, 1, None]
     assert told[-1][1] == "deleted"
@@ -96,8 +112,10 @@ def test_a_long_poll_answers_when_the_job_ends_or_the_time_is_over(client: TestC
     problem(client.get(f"/v1/videos/{job}", params={"wait": 1000}), 422, "wait")
 
 
-def test_a_bounded_call_gives_the_clip_or_cancels(client: TestClient, backend: Backend) -> None:
-    later(0.3, lambda: finish(backend, b"clip"))
+def test_a_bounded_call_gives_the_clip_or_cancels(
+    client: TestClient, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whenever_told(backend, monkeypatch, lambda: finish(backend, b"clip"))
     assert client.post("/v1/videos/sync", json=GOOD).json()["status"] == "completed"
     late = client.post("/v1/videos/sync", json=GOOD, params={"wait": 0.1})
     assert problem(late, 504)["error"]["code"] == "timeout"
