@@ -26,6 +26,7 @@ os.environ.update(
     HF_HUB_OFFLINE="1",
     DS_ACCELERATOR="cpu",
     MLFLOW_LOGGING_LEVEL="WARNING",
+    MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW="64",  # twenty threads that race stand for twenty processes
 )
 os.environ.pop("MLFLOW_RUN_ID", None)
 
