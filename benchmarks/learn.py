@@ -61,10 +61,8 @@ CUT = [  # of profile small; what a stage learns with is what it learns with in 
 STAGES = {  # of the towers: steps, learning rate
     "video_backbone": (2000, 4e-3), "audio_pretrain": (200, 4e-3), "audio_finetune": (600, 4e-3),
 }  # fmt: skip
-FUSION, JOINT = (
-    (900, 8e-3),
-    (1600, 4e-3),
-)  # the same; from scratch the time of the towers and their fusion, at the towers' rate
+FUSION = (900, 8e-3)
+JOINT = (1600, 4e-3)  # from scratch: the time of the towers and their fusion, at the towers' rate
 
 
 @dataclass(frozen=True)
