@@ -9,14 +9,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 from typer.testing import CliRunner
 
 from flows import environment
 from flows.cli import app
 from ovi.errors import ConfigError, OviError
-from tests.flows import toy
+from tests.flows import asking, toy
 from tests.flows.webhook import Webhook, webhook
 
 SOON_S = 60.0
@@ -50,7 +49,7 @@ def test_a_deployed_run_that_does_not_end_well_is_told(
     again = environment.for_stage({"OVI_WEBHOOK": f"{receiver.url}/team", "PREFECT_HOME": str(clone / "out/prefect")})
     subprocess.run([sys.executable, "-m", "flows.notices"], check=True, env=again)
 
-    with httpx.Client(base_url=api, timeout=30) as server:
+    with asking.client(api) as server:
         deployments = {name: server.get(f"/deployments/name/ovi/{name}").json() for name in ("on-demand", "nightly")}
         assert [it["paused"] for it in deployments.values()] == [False, False]
         assert deployments["nightly"]["schedules"][0]["active"] is False

@@ -11,7 +11,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-import urllib.request
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import pytest
 from flows import server
 from flows.workspace import Workspace
 from tests.cluster.double import Double
-from tests.flows import toy
+from tests.flows import asking, toy
 
 pytestmark = pytest.mark.e2e
 ALL_FINISHED = {name: ["FINISHED"] for name in ("pipeline", "first", "second", "third")}
@@ -69,12 +68,10 @@ def tags(root: Path, name: str) -> dict[str, str]:
 def flow_states(api: str, root: Path) -> list[str]:
     """States of the clone's flow runs in Prefect: our flow run's id is a tag of the pipeline's MLflow run."""
     run = tags(root, "pipeline")["ovi.flow_run"]
-    with urllib.request.urlopen(f"{api}/flow_runs/{run}") as reply:
-        state = json.load(reply)["state"]["type"]
-    body = json.dumps({"flow_runs": {"id": {"any_": [run]}}}).encode()
-    request = urllib.request.Request(f"{api}/task_runs/filter", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request) as reply:
-        tasks = sorted((item["name"], item["state"]["type"]) for item in json.load(reply))
+    with asking.client(api) as prefect:
+        state = prefect.get(f"/flow_runs/{run}").json()["state"]["type"]
+        found = prefect.post("/task_runs/filter", json={"flow_runs": {"id": {"any_": [run]}}}).json()
+    tasks = sorted((item["name"], item["state"]["type"]) for item in found)
     return [state, *(f"{name} {kind}" for name, kind in tasks)]
 
 

@@ -22,7 +22,7 @@ import sqlalchemy as sql
 from flows import server
 from ovi import tracking
 from ovi.config import Tracking
-from tests.flows import toy
+from tests.flows import asking, toy
 from tests.flows.clustered import wait_for
 from tests.services import postgres
 
@@ -97,7 +97,7 @@ def test_one_command_runs_all_and_keeps_all(tmp_path: Path, databases: dict[str,
     root = toy.make(tmp_path / "clone")
     shutil.copy(toy.REPOSITORY / "prefect.yaml", root)
     settings = toy.settings(root, *([f"tracking.uri={databases['mlflow']}"] if databases else []))
-    with running(root, databases) as urls, httpx.Client(base_url=f"{urls['prefect']}/api") as api:
+    with running(root, databases) as urls, asking.client(f"{urls['prefect']}/api") as api:
         for name, title in (("mlflow", "<title>MLflow</title>"), ("prefect", "<title>Prefect Server</title>")):
             assert title in httpx.get(urls[name], follow_redirects=True).text
         wait_for(lambda: [it["status"] for it in api.post("/work_pools/ovi/workers/filter").json()] == ["ONLINE"], 30)
