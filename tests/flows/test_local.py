@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
+from flows import local
 from flows.jobs import JobSpec, Outcome, Status
 from flows.local import LocalExecutor
 
@@ -194,14 +196,17 @@ sys.exit(guard.watch())
     assert subprocess.run(python(code), cwd=Path(__file__).parents[2], timeout=60, check=False).returncode == 0
 
 
-def test_killing_the_guard_is_survived(tmp_path: Path) -> None:
+def test_killing_the_guard_is_survived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[int] = set()
+    memory = local._memory
+    monkeypatch.setattr(local, "_memory", lambda process: seen.add(process.pid) or memory(process))
     pids = tmp_path / "pids"
     outcomes: list[Outcome] = []
     spec = JobSpec("stage", python(TREE, str(pids), "plain"), grace_s=1.0)
     thread = threading.Thread(target=lambda: outcomes.append(LocalExecutor(tmp_path).run(spec, lambda word: None)))
     thread.start()
     stage, rank = pids_in(pids)
-    time.sleep(1.5)  # let the executor see the tree
+    wait_for(lambda: seen >= {stage, rank})  # the executor knows the tree
     psutil.Process(stage).parent().kill()  # type: ignore[union-attr]
     thread.join(30)
     assert outcomes[0].status is Status.FAILED
@@ -223,13 +228,14 @@ child.wait()
 def test_descriptors_given_stay_open_until_the_tree_is_gone(tmp_path: Path) -> None:
     read, write = os.pipe()
     os.set_inheritable(write, True)
-    spec = JobSpec("stage", ("sleep", "1"), grace_s=1.0)
+    code = "import pathlib, time\npathlib.Path('up').touch()\nwhile not pathlib.Path('go').exists(): time.sleep(0.01)"
+    spec = JobSpec("stage", python(code), grace_s=1.0)
     thread = threading.Thread(target=lambda: LocalExecutor(tmp_path, keep_open=(write,)).run(spec, lambda word: None))
     thread.start()
-    time.sleep(0.4)
+    wait_for((tmp_path / "up").exists)
     os.close(write)
-    began = time.monotonic()
-    assert os.read(read, 1) == b""  # end of file only once the guard is gone
-    assert time.monotonic() - began > 0.3
+    assert select.select([read], [], [], 0.3)[0] == []  # no end of file before the guard is gone
+    (tmp_path / "go").touch()
+    assert os.read(read, 1) == b""
     os.close(read)
     thread.join()

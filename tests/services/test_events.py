@@ -6,7 +6,7 @@ import base64
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,14 @@ def events(client: TestClient, job: str, after: int | None = None) -> Iterator[E
                 yield int(lines.get("id", 0)), lines["event"], json.loads(lines["data"])
 
 
-def later(seconds: float, *actions: Any) -> threading.Thread:
+def once_waited_for(backend: Backend, action: Callable[[], Any]) -> threading.Thread:
+    """Acts when somebody waits for a job to change."""
+
     def run() -> None:
-        for action in actions:
-            time.sleep(seconds)
-            action()
+        until = time.monotonic() + 60
+        while not backend.watch._waiting and time.monotonic() < until:
+            time.sleep(0.01)
+        action()
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -106,7 +109,7 @@ def test_a_long_poll_answers_when_the_job_ends_or_the_time_is_over(client: TestC
     began = time.monotonic()
     assert client.get(f"/v1/videos/{job}", params={"wait": 0.2}).json()["status"] == "queued"
     assert 0.2 <= time.monotonic() - began < 5
-    later(0.3, lambda: backend.jobs.cancel(job))
+    once_waited_for(backend, lambda: backend.jobs.cancel(job))
     assert client.get(f"/v1/videos/{job}", params={"wait": 30}).json()["status"] == "cancelled"
     assert time.monotonic() - began < 20
     problem(client.get(f"/v1/videos/{job}", params={"wait": 1000}), 422, "wait")
@@ -125,7 +128,7 @@ def test_a_bounded_call_gives_the_clip_or_cancels(
 def test_a_service_about_to_end_takes_nothing_and_lets_listeners_go(client: TestClient, backend: Backend) -> None:
     job = client.post("/v1/videos", json=GOOD).json()["id"]
     assert client.portal is not None
-    later(0.3, lambda: client.portal.call(backend.watch.close))  # type: ignore[union-attr]
+    once_waited_for(backend, lambda: client.portal.call(backend.watch.close))  # type: ignore[union-attr]
     assert [name for _, name, _ in events(client, job)] == ["state"]
     backend.draining = True
     answer = client.post("/v1/videos", json=GOOD)
@@ -156,7 +159,12 @@ def test_a_worker_that_speaks_is_heard_before_the_next_look(
     job = client.post("/v1/videos", json=GOOD).json()["id"]
     lease = backend.jobs.claim("a")
     assert lease is not None
-    worker = later(0.3, lambda: backend.jobs.complete(lease, "0" * 64, 1, {}, {}), backend.watch.look)
+
+    def end() -> None:
+        backend.jobs.complete(lease, "0" * 64, 1, {}, {})
+        backend.watch.look()
+
+    worker = once_waited_for(backend, end)
     began = time.monotonic()
     assert client.get(f"/v1/videos/{job}", params={"wait": 30}).json()["status"] == "completed"
     assert time.monotonic() - began < 10

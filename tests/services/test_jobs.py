@@ -54,11 +54,13 @@ def test_the_bound_counts_waiting_jobs_only(jobs: JobStore) -> None:
     assert full.value.retry_after == 5
 
 
-def test_retry_after_is_the_mean_length_of_recent_jobs(jobs: JobStore) -> None:
+def test_retry_after_is_the_mean_length_of_recent_jobs(jobs: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [time.time()]
+    monkeypatch.setattr("services.generation.jobs.time.time", lambda: clock[0])
     jobs.submit(WORK, bound=1)
     lease = jobs.claim("a")
     assert lease is not None
-    time.sleep(1.05)
+    clock[0] += 1.05
     jobs.complete(lease, "0" * 64, 1, {})
     jobs.submit(WORK, bound=1)
     with pytest.raises(QueueFull) as full:
