@@ -7,6 +7,7 @@ Try it: `ovi demo`, then `ovi ui`.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import subprocess
 from pathlib import Path
@@ -17,7 +18,7 @@ from flows.record import Inputs
 from flows.workspace import Workspace
 from ovi import config
 from ovi.config import Settings
-from ovi.tracking import Run
+from ovi.tracking import Run, TrackingError
 
 STOPPED = (Status.PREEMPTED, Status.CANCELLED)
 
@@ -50,7 +51,8 @@ class Lineage:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         status = "FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED"
-        self._parent.close(status)
+        with contextlib.suppress(TrackingError) if kind else contextlib.nullcontext():  # what went wrong first is told
+            self._parent.close(status)
         self._workspace.record("pipeline", state=status.lower())
 
     def tag(self, **tags: str) -> None:

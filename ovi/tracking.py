@@ -9,10 +9,12 @@ Try it: `ovi ui`, then open the MLflow address.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import re
 import time
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,8 +23,18 @@ from ovi.config import Tracking
 from ovi.errors import OviError, one_line
 
 EPOCH_MS = 1_700_000_000_000  # step s of every run is logged at EPOCH_MS + 1000 s: replays overwrite themselves
-FLUSH_POINTS = 500
-ENTRY_ATTEMPTS = 60  # at appending to a log that others append to
+FLUSH_POINTS = 500  # at once
+ENTRY_S = 60.0  # of trying to append to a log that others append to
+EXISTS = "RESOURCE_ALREADY_EXISTS"
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the second is said of an alias
+
+
+class TrackingError(OviError):
+    """MLflow or one of its stores is away, or refuses; `code` is MLflow's own word for why, or empty."""
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(re.sub(r"(://[^/@:\s]*):[^/@\s]*@", r"\1:***@", message))  # without a password
+        self.code = code
 
 
 class Run:
@@ -45,7 +57,7 @@ class Run:
     ) -> Run:
         """The caller's run if MLFLOW_RUN_ID is set; else the newest run tagged ovi.key=`key`; else a new one.
 
-        Raises OviError when the tracking store cannot be reached.
+        Raises TrackingError when the store cannot be reached, as does everything below.
         """
         client = _client(tracking.uri)
         given = os.environ.get("MLFLOW_RUN_ID")
@@ -80,20 +92,18 @@ class Run:
             self._client.log_batch(self.id, params=items[at : at + 100])
 
     def log_metrics(self, values: dict[str, float | None], step: int = 0) -> None:
-        """Numbers at a step; null ones are left out (their reason belongs in the stage's own files)."""
+        """Numbers at a step, buffered until `flush`; null ones are left out (the stage's own files say why)."""
         from mlflow.entities import Metric
 
         at = EPOCH_MS + 1000 * step
         self._points += [Metric(name, float(value), at, step) for name, value in values.items() if value is not None]
-        if len(self._points) >= FLUSH_POINTS:
-            self.flush()
 
     def log_file(self, path: str | Path, folder: str = "") -> None:
-        """Raises OviError when the artifact store does not take it."""
+        """Raises TrackingError when the artifact store does not take it."""
         try:
-            self._client.log_artifact(self.id, str(path), folder or None)
+            self._client.mlflow.log_artifact(self.id, str(path), folder or None)
         except Exception as error:  # MLflow's own, boto3's and urllib3's: all the same to whoever set the store
-            raise OviError(
+            raise TrackingError(
                 f"tracking.artifacts: {path} is not kept ({one_line(error)}); check the address and the AWS_* variables"
             ) from None
 
@@ -109,9 +119,10 @@ class Run:
             self._client.set_tag(self.id, name, value)
 
     def flush(self) -> None:
-        points, self._points = self._points, []
-        for at in range(0, len(points), FLUSH_POINTS):
-            self._client.log_batch(self.id, metrics=points[at : at + FLUSH_POINTS])
+        """Write what is buffered. What the store does not take stays buffered."""
+        while self._points:
+            self._client.log_batch(self.id, metrics=self._points[:FLUSH_POINTS])
+            del self._points[:FLUSH_POINTS]
 
     def close(self, status: str = "FINISHED") -> None:
         """Write what is buffered; end the run if it was opened here. `status`: FINISHED, FAILED or KILLED."""
@@ -122,14 +133,8 @@ class Run:
 
 def register_version(tracking: Tracking, name: str, source: str, run_id: str | None, tags: dict[str, str]) -> str:
     """The registry version of `name` with tags["digest"], made if there is none. Returns its number."""
-    from mlflow.exceptions import MlflowException
-
     client = _client(tracking.uri)
-    try:
-        client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
+    _make_model(client, name)
     for version in client.search_model_versions(f"name='{name}'"):
         if version.tags.get("digest") == tags.get("digest"):
             return str(version.version)
@@ -147,30 +152,25 @@ def set_alias(tracking: Tracking, name: str, alias: str, version: str) -> None:
 
 def get_alias(tracking: Tracking, name: str, alias: str) -> str | None:
     """The version an alias points at, None when there is no such model or alias."""
-    from mlflow.exceptions import MlflowException
-
     try:
         return str(_client(tracking.uri).get_model_version_by_alias(name, alias).version)
-    except MlflowException:
-        return None
+    except TrackingError as error:
+        if error.code in ABSENT:
+            return None
+        raise
 
 
 def append_entry(tracking: Tracking, log: str, values: dict[str, str]) -> int:
     """Add an entry to an append-only log in the registry; its number. Writers at once get different numbers."""
-    from mlflow.exceptions import MlflowException
-
-    client = _client(tracking.uri)
-    for attempt in range(ENTRY_ATTEMPTS):
+    client, until = _client(tracking.uri), time.monotonic() + ENTRY_S
+    for attempt in itertools.count(1):
         try:
-            with contextlib.suppress(MlflowException):  # it is there already
-                client.create_registered_model(log)
+            _make_model(client, log)
             return int(client.create_model_version(log, source="log:entry", tags=values).version)
-        except MlflowException as error:  # two writers took one number, or the database was busy
-            if attempt == ENTRY_ATTEMPTS - 1:
-                raise OviError(
-                    f"tracking.uri: {_shown(tracking.uri)}: {log} cannot be written ({one_line(error)})"
-                ) from None
-            time.sleep(0.05 * random.random() * (attempt + 1))
+        except TrackingError:  # two writers took one number, or the database was busy
+            if time.monotonic() > until:
+                raise
+            time.sleep(min(1.0, 0.05 * random.random() * attempt))
     raise AssertionError
 
 
@@ -207,8 +207,6 @@ def model_source(tracking: Tracking, uri: str) -> tuple[str, str]:
 
     Raises OviError when there is no such model.
     """
-    from mlflow.exceptions import MlflowException
-
     name, at, alias = uri.removeprefix("models:/").partition("@")
     client = _client(tracking.uri)
     try:
@@ -217,8 +215,10 @@ def model_source(tracking: Tracking, uri: str) -> tuple[str, str]:
         else:
             name, _, version = name.partition("/")
             found = client.get_model_version(name, version)
-    except MlflowException:
-        raise OviError(f"model: {uri} is not in the registry of tracking.uri {_shown(tracking.uri)}") from None
+    except TrackingError as error:
+        if error.code not in ABSENT:
+            raise
+        raise TrackingError(f"model: {uri} is not in the registry of tracking.uri {tracking.uri}", error.code) from None
     return str(found.source), str(found.tags.get("digest", ""))
 
 
@@ -231,6 +231,55 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+class _Client:
+    """MLflow's client at `uri`, with errors of ours."""
+
+    def __init__(self, uri: str) -> None:
+        import logging
+
+        for chatty in ("alembic", "mlflow.store.db.utils"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)
+        from mlflow import MlflowClient
+
+        self._uri = uri
+        with _refusals(uri):
+            if uri.startswith("sqlite:///"):
+                Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+            self.mlflow = MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+    def __getattr__(self, name: str) -> Any:
+        ask = getattr(self.mlflow, name)
+
+        def asked(*args: Any, **named: Any) -> Any:
+            with _refusals(self._uri):
+                return ask(*args, **named)
+
+        return asked
+
+
+_client = cache(_Client)
+
+
+@contextlib.contextmanager
+def _refusals(uri: str) -> Iterator[None]:
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        code = getattr(error, "error_code", "")
+        raise TrackingError(f"tracking.uri: {uri} cannot be used ({one_line(error)})", code) from None
+
+
+def _make_model(client: _Client, name: str) -> None:
+    try:
+        client.create_registered_model(name)
+    except TrackingError as error:
+        if error.code != EXISTS:
+            raise
+
+
 def _all_versions(tracking: Tracking, name: str) -> list[Any]:
     client, found, token = _client(tracking.uri), [], None
     while True:
@@ -241,32 +290,7 @@ def _all_versions(tracking: Tracking, name: str) -> list[Any]:
             return found
 
 
-@cache
-def _client(uri: str) -> Any:
-    import logging
-
-    for chatty in ("alembic", "mlflow.store.db.utils"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        if uri.startswith("sqlite:///"):
-            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        return MlflowClient(tracking_uri=uri, registry_uri=uri)
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise OviError(f"tracking.uri: {_shown(uri)} cannot be reached ({one_line(error)})") from None
-
-
-def _shown(uri: str) -> str:
-    """Without its password."""
-    return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", uri)
-
-
 def _experiment(tracking: Tracking) -> str:
-    from mlflow.exceptions import MlflowException
-
     client = _client(tracking.uri)
     found = client.get_experiment_by_name(tracking.experiment)
     if found:
@@ -274,5 +298,7 @@ def _experiment(tracking: Tracking) -> str:
     place = tracking.artifacts if "://" in tracking.artifacts else Path(tracking.artifacts).absolute().as_uri()
     try:
         return str(client.create_experiment(tracking.experiment, artifact_location=place))
-    except MlflowException:  # another stage made it in the same moment
+    except TrackingError as error:
+        if error.code != EXISTS:  # another stage made it in the same moment
+            raise
         return str(client.get_experiment_by_name(tracking.experiment).experiment_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,6 +81,47 @@ def test_files_and_datasets_are_kept(store: Tracking, tmp_path: Path) -> None:
 def test_an_unreachable_store_is_one_line() -> None:
     with pytest.raises(OviError, match=r"tracking\.uri"):
         tracking._client("sqlite:////proc/nowhere/mlflow.db")
+
+
+AWAY = Tracking(uri="http://ovi:hidden@127.0.0.1:9")
+
+
+@pytest.mark.parametrize("ask", [
+    lambda: tracking.Run.open(AWAY, "train"), lambda: tracking.Run.at(AWAY, "abc").set_tags({"a": "b"}),
+    lambda: tracking.get_alias(AWAY, "ovi", "champion"), lambda: tracking.versions(AWAY, "ovi"),
+    lambda: tracking.model_source(AWAY, "models:/ovi@champion"), lambda: tracking.find_runs(AWAY, "tags.a = 'b'"),
+    lambda: tracking.append_entry(AWAY, "ovi-log", {}), lambda: tracking.read_entries(AWAY, "ovi-log"),
+    lambda: tracking.register_version(AWAY, "ovi", "models/fusion", None, {}),
+])  # fmt: skip
+def test_a_server_that_is_away_is_one_line_and_no_empty_one(ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # else its client waits for it, minutes
+    monkeypatch.setattr(tracking, "ENTRY_S", 0.0)
+    with pytest.raises(
+        tracking.TrackingError, match=r"^tracking\.uri: http://ovi:\*\*\*@127\.0\.0\.1:9 cannot be used \("
+    ) as said:
+        ask()
+    assert "hidden" not in str(said.value)
+    assert "\n" not in str(said.value)
+
+
+def test_what_is_not_taken_stays_buffered(store: Tracking, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tracking.Run.open(store, "train")
+    for step in range(700):
+        run.log_metrics({"loss": 1.0}, step)
+    batches = []
+
+    def log_batch(run_id: str, metrics: Any) -> None:
+        batches.append(len(metrics))
+        if len(batches) == 2:
+            raise tracking.TrackingError("tracking.uri: away")
+
+    monkeypatch.setattr(run._client, "log_batch", log_batch, raising=False)
+    with pytest.raises(tracking.TrackingError):
+        run.flush()
+    monkeypatch.undo()
+    run.close()
+    assert batches == [500, 200]
+    assert [point.step for point in run._client.get_metric_history(run.id, "loss")] == list(range(500, 700))
 
 
 def test_a_database_that_is_away_is_one_line_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ from ovi.tracking import Run
 from ovi.training.job import Job
 from ovi.training.place import Place
 from ovi.training.rank import Mute, lost_peer
+from ovi.training.record import Record
 from ovi.training.stopping import Stopping
 
 Lines = queue.Queue[tuple["Rank", dict[str, Any] | None]]
@@ -67,8 +68,8 @@ def _with_ranks(settings: Settings, ranks: int) -> Settings:
 def _here(job: Job, place: Place, progress: Progress, stopping: Stopping) -> dict[str, Any]:
     from ovi.training import loop
 
-    with _run(job) as run:
-        return loop.train(job, place, progress, run, stopping)
+    with _record(job, progress) as record:
+        return loop.train(job, place, progress, record, stopping)
 
 
 def _as_other_rank(job: Job, place: Place, stopping: Stopping) -> dict[str, Any]:
@@ -91,8 +92,8 @@ def _in_ranks(job: Job, meeting: Path, progress: Progress, stopping: Stopping) -
         for number in range(job.settings.training.ranks):
             ranks.append(Rank(job, number, meeting, lines))
             stopping.pass_on_to([rank.process.pid for rank in ranks])
-        with _run(job) as run:  # MLflow takes seconds to import; meanwhile the ranks import torch
-            return _listen(ranks, lines, {"progress": progress, "run": run}, stopping)
+        with _record(job, progress) as record:  # MLflow takes seconds to import; meanwhile the ranks import torch
+            return _listen(ranks, lines, {"progress": progress, "run": record}, stopping)
     finally:
         for rank in ranks:
             rank.end()
@@ -128,23 +129,21 @@ def _listen(ranks: list[Rank], lines: Lines, targets: dict[str, Any], stopping: 
 
 
 @contextlib.contextmanager
-def _run(job: Job) -> Iterator[Run]:
-    """The stage's MLflow run; a restarted training goes on in the same one."""
+def _record(job: Job, progress: Progress) -> Iterator[Record]:
+    """Of the stage's MLflow run; a restarted training goes on in the same one."""
     run = Run.open(job.settings.tracking, job.stage, key=job.name, tags={"ovi.stage": job.stage})
-    status = "FAILED"
+    record = Record(run, progress.note)
     try:
         settings = job.settings.model_dump(mode="json")
         run.log_params(
             {"seed": job.settings.seed, "model": settings["model"], "training": settings["training"][job.stage]}
         )
         run.log_dataset("latents", job.latents, job.key["data"])
-        yield run
-        status = "FINISHED"
-    except Preempted:
-        status = "KILLED"
+        yield record
+    except BaseException as error:
+        record.leave("KILLED" if isinstance(error, Preempted) else "FAILED")
         raise
-    finally:
-        run.close(status)
+    record.close()
 
 
 class Rank:

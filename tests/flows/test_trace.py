@@ -24,6 +24,7 @@ from ovi.config import Settings
 from ovi.errors import OviError
 from ovi.models.folder import digest, save_folder
 from ovi.progress import Silent
+from ovi.tracking import Run, TrackingError
 from tests.flows import toy
 
 STAGES = {
@@ -173,3 +174,18 @@ def test_one_flipped_byte_breaks_its_link(clone: Clone, what: str) -> None:
     broken = [link for link in found.links if link.broken]
     assert any(link.name == name and said in link.broken for link in broken), found.words()
     assert "broken: " in found.words()
+
+
+def test_what_went_wrong_first_is_told_although_mlflow_is_away_then(
+    clone: Clone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise TrackingError("tracking.uri: away")
+
+    workspace = Workspace(clone.root)
+    with pytest.raises(OviError, match="the disk is full"), Lineage(workspace, clone.settings):
+        monkeypatch.setattr(Run, "close", away)
+        raise OviError("the disk is full")
+    assert workspace.records()["pipeline"]["state"] == "failed"
+    with pytest.raises(TrackingError), Lineage(workspace, clone.settings):
+        pass
