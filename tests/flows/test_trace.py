@@ -182,10 +182,15 @@ def test_what_went_wrong_first_is_told_although_mlflow_is_away_then(
     def away(*_: object) -> None:
         raise TrackingError("tracking.uri: away")
 
+    def pipeline(error: OviError | None) -> None:
+        with Lineage(workspace, clone.settings):
+            monkeypatch.setattr(Run, "close", away)
+            if error:
+                raise error
+
     workspace = Workspace(clone.root)
-    with pytest.raises(OviError, match="the disk is full"), Lineage(workspace, clone.settings):
-        monkeypatch.setattr(Run, "close", away)
-        raise OviError("the disk is full")
+    with pytest.raises(OviError, match="the disk is full"):
+        pipeline(OviError("the disk is full"))
     assert workspace.records()["pipeline"]["state"] == "failed"
-    with pytest.raises(TrackingError), Lineage(workspace, clone.settings):
-        pass
+    with pytest.raises(TrackingError):
+        pipeline(None)
