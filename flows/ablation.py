@@ -17,14 +17,12 @@ from pathlib import Path
 from prefect import flow, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.events.worker import EventsWorker
-from prefect.logging.handlers import APILogWorker
 
 from flows.cells import Cell, Kept
+from flows.ending import prefect_told
 from flows.graph import Graph, Running
 from flows.jobs import JobSpec, Outcome, Status
 from flows.local import LocalExecutor, log_path
-from flows.pipeline import DRAIN_S
 from flows.view import say, seconds
 from flows.workspace import Workspace
 from ovi import storage
@@ -75,12 +73,11 @@ def run(grid: Sequence[Cell], places: Sequence[Workspace], folder: Path, above: 
         attempt()
 
     try:
-        ablation()
+        with prefect_told():
+            ablation()
         for one in made:
             _log_cell(one, above)
-    finally:  # while the server still lives
-        EventsWorker.drain_all(timeout=DRAIN_S)
-        APILogWorker.drain_all(timeout=DRAIN_S)
+    finally:
         for one in made:
             one.graph.close()
 

@@ -17,10 +17,9 @@ from typing import Any
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.events.worker import EventsWorker
-from prefect.logging.handlers import APILogWorker
 from prefect.runtime import flow_run
 
+from flows.ending import prefect_told
 from flows.executors import shares_a_folder
 from flows.graph import Graph
 from flows.jobs import Executor, JobSpec, Outcome, Status, Word
@@ -30,8 +29,6 @@ from flows.parcel import Parcel
 from flows.view import StageView
 from ovi.config import Resources, Settings
 from ovi.errors import ConfigError, OviError, Preempted
-
-DRAIN_S = 10.0
 
 
 def run(settings: Settings, graph: Graph, executor: Executor, lineage: Lineage) -> set[str]:
@@ -78,11 +75,8 @@ def run(settings: Settings, graph: Graph, executor: Executor, lineage: Lineage) 
 
         attempt(reasons)
 
-    try:
+    with prefect_told():
         return pipeline(values)
-    finally:  # while the server still lives: at the process's end Prefect would wait a minute for one that is gone
-        EventsWorker.drain_all(timeout=DRAIN_S)
-        APILogWorker.drain_all(timeout=DRAIN_S)
 
 
 def _run_stage(

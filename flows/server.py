@@ -108,6 +108,7 @@ def prefect(workspace: Workspace) -> Iterator[Callable[[], None]]:
     os.environ.update(
         PREFECT_HOME=str(workspace.prefect),
         PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL="CRITICAL",  # its words go to its pages; the terminal is ours
+        PREFECT_INTERNAL_LOGGING_LEVEL="CRITICAL",
         PREFECT_RESULTS_PERSIST_BY_DEFAULT="false",
     )
     found = find_prefect(workspace)

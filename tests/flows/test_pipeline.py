@@ -22,6 +22,7 @@ from flows import server
 from flows.workspace import Workspace
 from tests.cluster.double import Double
 from tests.flows import asking, toy
+from tests.flows.clustered import wait_for
 
 pytestmark = pytest.mark.e2e
 ALL_FINISHED = {name: ["FINISHED"] for name in ("pipeline", "first", "second", "third")}
@@ -156,6 +157,32 @@ def test_stopping_leaves_nothing_and_the_next_run_continues(
         assert finish(demo(root, api))[0] == 0
         assert toy.ran(root) == ["first", "second", "second", "third"]
         assert runs(root) == ALL_FINISHED
+
+
+def test_stages_go_on_without_the_prefect_server_and_its_end_is_one_line(tmp_path: Path) -> None:
+    """Killed while a stage runs, in a pipeline that is well and in one whose stage fails then."""
+    running = server.start_prefect(Workspace(toy.make(tmp_path / "server")), server.free_port())
+    clones = {how: toy.make(tmp_path / (how or "well")) for how in ("", "fail")}
+    pipelines: dict[str, subprocess.Popen[str]] = {}
+    try:
+        running.ready()
+        for how, root in clones.items():
+            toy.behave(root, "second", "wait")
+            words = ("--set", "resources.second.deadline_s=600")
+            pipelines[how] = demo(root, f"{running.url}/api", *words, PREFECT_CLIENT_MAX_RETRIES="2")
+            wait_for(lambda root=root: "second" in toy.ran(root))  # type: ignore[misc]
+    finally:
+        running.stop()
+    for how, root in clones.items():
+        toy.behave(root, "second", how)
+    code, _, err = finish(pipelines["fail"])
+    assert (code, err.count("\n")) == (1, 1)
+    assert "stage second: failed with exit code 1: the toy is broken" in err
+    code, _, err = finish(pipelines[""])
+    assert (code, err.count("\n")) == (1, 1)
+    assert f"PREFECT_API_URL: {running.url}/api is away (" in err
+    assert toy.ran(clones[""]) == ["first", "second", "third"]
+    assert finish(demo(clones[""], f"{running.url}/api"))[0] == 0  # nothing is left to do
 
 
 def test_the_same_pipeline_in_a_cluster(root: Path, api: str, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """A small real clone: three stages with real commands, a params file of the platform's own kind, no git history.
 
 Stage `first` writes data/first.txt, `second` data/second (a folder), `third` out/third.json. What a stage does beside
-that is told by the file out/behave/<stage>: "sleep", "fail", "config", "preempt", "nothing" (writes no output).
+that is told by the file out/behave/<stage>: "sleep", "wait" (until it says otherwise), "fail", "config", "preempt",
+"nothing" (writes no output).
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ behave = pathlib.Path("out/behave") / name
 how = behave.read_text().strip() if behave.exists() else ""
 with open("out/ran.txt", "a") as file:
     file.write(f"{name} {os.environ.get('MLFLOW_RUN_ID')}\\n")
+while how == "wait":
+    time.sleep(0.05)
+    how = behave.read_text().strip()
 if how == "sleep":
     rank = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     pathlib.Path("out/pids.txt").write_text(f"{os.getpid()} {rank.pid}")
