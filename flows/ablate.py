@@ -116,13 +116,11 @@ def _report(out: Path, grid: Sequence[Cell], places: Sequence[Workspace], run: R
 @contextlib.contextmanager
 def _run(tracking: Tracking, grid: Sequence[Cell]) -> Iterator[Run]:
     """The ablation's run in MLflow, above those of its cells."""
-    run, status = Run.open(tracking, "ablation", tags={"ovi.profile": grid[0].settings.profile}), "KILLED"
+    run = Run.open(tracking, "ablation", tags={"ovi.profile": grid[0].settings.profile})
     try:
         run.log_params({"ablation": grid[0].settings.ablation.model_dump()})
         yield run
-        status = "FINISHED"
-    except Exception:
-        status = "FAILED"
+    except BaseException as error:
+        run.leave("FAILED" if isinstance(error, Exception) else "KILLED")
         raise
-    finally:
-        run.close(status)
+    run.close()

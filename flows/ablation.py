@@ -21,7 +21,7 @@ from prefect.cache_policies import NO_CACHE
 from flows.cells import Cell, Kept
 from flows.ending import prefect_told
 from flows.graph import Graph, Running
-from flows.jobs import JobSpec, Outcome, Status
+from flows.jobs import JobSpec, Status
 from flows.local import LocalExecutor, log_path
 from flows.view import say, seconds
 from flows.workspace import Workspace
@@ -141,14 +141,15 @@ def _run_job(stage: str, one: Made, running: Running, above: Above, stop: thread
     needs = settings.resources.get(stage, Resources())
     words = (*command, "--json") if command[0] == "ovi" else command
     spec = JobSpec.of(stage, words, needs, env={"MLFLOW_RUN_ID": record.id})
-    outcome: Outcome | None = None
     try:
         outcome = LocalExecutor(one.place.root, (above.lock,), stop.is_set).run(spec, lambda _word: None)
-    finally:
-        succeeded = outcome is not None and outcome.status is Status.SUCCEEDED
-        record.close("FINISHED" if succeeded else "KILLED" if outcome is None else "FAILED")
-    if not succeeded:
+    except BaseException:
+        record.leave("KILLED")
+        raise
+    if outcome.status is not Status.SUCCEEDED:
+        record.leave("FAILED")
         raise outcome.error(f"{stage} of {one.cell.name}", str(log_path(one.place.root, stage)))
+    record.leave("FINISHED")
     say(f"{stage}: {one.cell.name} in {seconds(outcome.seconds)}")
 
 

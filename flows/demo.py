@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows import environment, server
+from flows.lineage import catch_up
 from flows.view import memory, say, seconds
 from flows.workspace import Workspace
 from ovi import storage
@@ -50,6 +51,7 @@ def demo(root: str | Path, settings: Settings) -> None:
             say(f"to run: {', '.join(stale)}, and what follows from that; starting the Prefect server")
             ran = _run(workspace, settings, graph, lock)
         else:
+            catch_up(workspace, settings.tracking)
             say(f"nothing to do: all {len(graph.order)} stages are unchanged")
         _close(workspace, settings, graph, ran, time.monotonic() - began)
         graph.close()

@@ -15,9 +15,11 @@ from typing import Any, Self
 
 from flows.jobs import Outcome, Status
 from flows.record import Inputs
+from flows.view import say
 from flows.workspace import Workspace
 from ovi import config
-from ovi.config import Settings
+from ovi.config import Settings, Tracking
+from ovi.errors import one_line
 from ovi.tracking import Run, TrackingError
 
 STOPPED = (Status.PREEMPTED, Status.CANCELLED)
@@ -27,6 +29,7 @@ class Lineage:
     """The runs of one pipeline, open as long as the `with` block; left by a signal it is KILLED, by an error FAILED.
 
     Enter it while holding the workspace's lock: what a killed pipeline left open is closed first (out/runs says what).
+    What MLflow does not take while it is away waits in out/runs, too: no stage fails or runs twice because of it.
     """
 
     def __init__(self, workspace: Workspace, settings: Settings) -> None:
@@ -36,24 +39,24 @@ class Lineage:
     def __enter__(self) -> Self:
         for name, record in self._workspace.records().items():
             if record.get("state") == "running":
-                Run.open(self._settings.tracking, name, key=record["key"]).close("KILLED")
-                self._workspace.record(name, **{**record, "state": "killed"})
+                self._workspace.record(name, **{**record, "state": "killed", "untold": {"status": "KILLED"}})
+        catch_up(self._workspace, self._settings.tracking)
         # the same run for the same settings and commit, so that a continued pipeline stays one run
         text = config.dump(self._settings) + self._code["mlflow.source.git.commit"]
-        key = f"pipeline {hashlib.sha256(text.encode()).hexdigest()}"
+        self._key = f"pipeline {hashlib.sha256(text.encode()).hexdigest()}"
         self._parent = Run.open(
-            self._settings.tracking, "pipeline", tags={"ovi.profile": self._settings.profile}, key=key
+            self._settings.tracking, "pipeline", tags={"ovi.profile": self._settings.profile}, key=self._key
         )
         self._parent.set_tags(self._code)
         self._parent.log_params(self._settings.model_dump(mode="json"))
-        self._workspace.record("pipeline", state="running", key=key)
+        self._workspace.record("pipeline", state="running", key=self._key)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         status = "FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED"
+        self._workspace.record("pipeline", state=status.lower(), key=self._key, untold={"status": status})
         with contextlib.suppress(TrackingError) if kind else contextlib.nullcontext():  # what went wrong first is told
-            self._parent.close(status)
-        self._workspace.record("pipeline", state=status.lower())
+            catch_up(self._workspace, self._settings.tracking)
 
     def tag(self, **tags: str) -> None:
         """Tags of the pipeline's run, as ovi.<name>."""
@@ -73,28 +76,46 @@ class Lineage:
         self, stage: str, run: Run, key: str, outcome: Outcome | None, hashes: dict[str, str] | None
     ) -> None:
         """`outcome` None: it was interrupted. `hashes`: the outputs', None unless they were committed."""
-        if outcome is None:
-            run.close("KILLED")
-            self._workspace.record(stage, state="killed", key=key, run=run.id)
-            return
-        done = hashes is not None
-        run.set_tags({"ovi.image": outcome.image} if outcome.image else {})
-        run.log_metrics(outcome.result.get("figures", {}))  # of stages that may not know of MLflow themselves
-        run.log_metrics({"stage/seconds": outcome.seconds, "stage/peak_gib": outcome.peak_bytes / 2**30})
-        run.log_metrics({"cost/gpu_hours": outcome.gpu_seconds / 3600, "cost/attempts": outcome.attempts})
-        run.log_metrics({"cost/gpu_hours_lost": outcome.gpu_seconds_lost / 3600})
-        run.set_tags({f"ovi.output.{path}": value for path, value in (hashes or {}).items()})
-        run.close("FINISHED" if done else "KILLED" if outcome.status in STOPPED else "FAILED")
-        self._workspace.record(
-            stage,
-            state="done" if done else "failed",
-            key=key,
-            run=run.id,
-            seconds=round(outcome.seconds, 1),
-            peak_bytes=outcome.peak_bytes,
-            image=outcome.image or None,
-            result=_plain(outcome.result),
-        )
+        record: dict[str, Any] = {"state": "killed", "key": key, "run": run.id}
+        untold: dict[str, Any] = {"status": "KILLED"}
+        if outcome is not None:
+            done = hashes is not None
+            record |= {
+                "state": "done" if done else "failed", "seconds": round(outcome.seconds, 1),
+                "peak_bytes": outcome.peak_bytes, "image": outcome.image or None, "result": _plain(outcome.result),
+            }  # fmt: skip
+            untold = {
+                "status": "FINISHED" if done else "KILLED" if outcome.status in STOPPED else "FAILED",
+                "figures": {**outcome.result.get("figures", {}), **_costs(outcome)},
+                "tags": {f"ovi.output.{path}": value for path, value in (hashes or {}).items()}
+                | ({"ovi.image": outcome.image} if outcome.image else {}),
+            }
+        self._workspace.record(stage, **record, untold=untold)
+        try:
+            catch_up(self._workspace, self._settings.tracking)
+        except TrackingError as error:
+            say(f"{stage}: {one_line(error)}; what it did is told later")
+
+
+def catch_up(workspace: Workspace, tracking: Tracking) -> None:
+    """Tell MLflow what out/runs holds for it. Raises TrackingError when it is away."""
+    for name, record in workspace.records().items():
+        untold = record.pop("untold", None)
+        if untold is None:
+            continue
+        run = Run.open(tracking, name, key=record["key"])
+        run.set_tags(untold.get("tags", {}))
+        run.log_metrics(untold.get("figures", {}))
+        run.close(untold["status"])
+        workspace.record(name, **record)
+
+
+def _costs(outcome: Outcome) -> dict[str, float]:
+    return {
+        "stage/seconds": outcome.seconds, "stage/peak_gib": outcome.peak_bytes / 2**30,
+        "cost/gpu_hours": outcome.gpu_seconds / 3600, "cost/gpu_hours_lost": outcome.gpu_seconds_lost / 3600,
+        "cost/attempts": outcome.attempts,
+    }  # fmt: skip
 
 
 def code_tags(root: Path) -> dict[str, str]:

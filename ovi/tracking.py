@@ -130,6 +130,11 @@ class Run:
         if self._owned:
             self._client.set_terminated(self.id, status)
 
+    def leave(self, status: str) -> None:
+        """Close it if the store takes that: the work that is done, or the error that is on its way, matters more."""
+        with contextlib.suppress(TrackingError):
+            self.close(status)
+
 
 def register_version(tracking: Tracking, name: str, source: str, run_id: str | None, tags: dict[str, str]) -> str:
     """The registry version of `name` with tags["digest"], made if there is none. Returns its number."""

@@ -15,7 +15,7 @@ import yaml
 
 from flows.graph import Graph
 from flows.jobs import Outcome, Status
-from flows.lineage import Lineage
+from flows.lineage import Lineage, catch_up
 from flows.promote import promote
 from flows.trace import Trace, trace
 from flows.workspace import Workspace
@@ -24,7 +24,7 @@ from ovi.config import Settings
 from ovi.errors import OviError
 from ovi.models.folder import digest, save_folder
 from ovi.progress import Silent
-from ovi.tracking import Run, TrackingError
+from ovi.tracking import Run, TrackingError, find_runs
 from tests.flows import toy
 
 STAGES = {
@@ -176,15 +176,43 @@ def test_one_flipped_byte_breaks_its_link(clone: Clone, what: str) -> None:
     assert "broken: " in found.words()
 
 
+def away(*_: object) -> None:
+    raise TrackingError("tracking.uri: away")
+
+
+def statuses(clone: Clone) -> dict[str, str]:
+    """Of the newest run of each name."""
+    found = find_runs(clone.settings.tracking, "attributes.status != ''")
+    return {run["name"]: run["status"] for run in reversed(found)}
+
+
+def test_what_mlflow_does_not_take_fails_no_stage_and_is_told_later(
+    clone: Clone, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace, graph = Workspace(clone.root), Graph(clone.root)
+    running = graph.begin("collect")
+    with Lineage(workspace, clone.settings) as lineage:
+        run = lineage.open_stage("collect", running.inputs)
+        outcome = Outcome(Status.SUCCEEDED, 0, 7.5, result={"figures": {"clips": 3}}, gpu_seconds=7200)
+        with monkeypatch.context() as patch:
+            patch.setattr(Run, "close", away)
+            lineage.close_stage("collect", run, running.inputs.key, outcome, {"data": "abc"})
+        assert capsys.readouterr().out == "collect: tracking.uri: away; what it did is told later\n"
+        assert statuses(clone)["collect"] == "RUNNING"
+    graph.close()
+    assert statuses(clone)["collect"] == statuses(clone)["pipeline"] == "FINISHED"
+    (found,) = find_runs(clone.settings.tracking, "tags.`ovi.stage` = 'collect'")
+    assert {"clips": 3.0, "stage/seconds": 7.5, "cost/gpu_hours": 2.0}.items() <= found["metrics"].items()
+    assert found["tags"]["ovi.output.data"] == "abc"
+    assert not any("untold" in record for record in workspace.records().values())
+
+
 def test_what_went_wrong_first_is_told_although_mlflow_is_away_then(
     clone: Clone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def away(*_: object) -> None:
-        raise TrackingError("tracking.uri: away")
-
     def pipeline(error: OviError | None) -> None:
-        with Lineage(workspace, clone.settings):
-            monkeypatch.setattr(Run, "close", away)
+        with monkeypatch.context() as patch, Lineage(workspace, clone.settings):
+            patch.setattr(Run, "close", away)
             if error:
                 raise error
 
@@ -192,5 +220,10 @@ def test_what_went_wrong_first_is_told_although_mlflow_is_away_then(
     with pytest.raises(OviError, match="the disk is full"):
         pipeline(OviError("the disk is full"))
     assert workspace.records()["pipeline"]["state"] == "failed"
+    assert statuses(clone)["pipeline"] == "RUNNING"
+    catch_up(workspace, clone.settings.tracking)
+    assert statuses(clone)["pipeline"] == "FAILED"
     with pytest.raises(TrackingError):
         pipeline(None)
+    catch_up(workspace, clone.settings.tracking)
+    assert statuses(clone)["pipeline"] == "FINISHED"
