@@ -30,7 +30,7 @@ def prefect_told() -> Iterator[None]:
         yield
     except httpx.HTTPError as away:
         raise _first(away) or OviError(
-            f"PREFECT_API_URL: {os.environ['PREFECT_API_URL']} is away ({one_line(away)}); what ran is kept: "
+            f"PREFECT_API_URL: {os.environ['PREFECT_API_URL']} cannot be used ({one_line(away)}); what ran is kept: "
             "the same command goes on"
         ) from None
     finally:  # while the server still lives: at the process's end Prefect would wait a minute for one that is gone

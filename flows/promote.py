@@ -19,7 +19,7 @@ from flows.champions import CHAMPION, Move
 from ovi import storage
 from ovi.config import Promotion, Settings, Threshold
 from ovi.errors import OviError
-from ovi.models.folder import digest
+from ovi.models.folder import ModelFolder
 from ovi.progress import Progress
 from ovi.tracking import get_alias, register_version, set_alias, tag_version, versions
 
@@ -54,12 +54,15 @@ def promote(settings: Settings, model: Path, metrics: Path, out: Path, progress:
     """
     wanted = settings.promotion
     checks = gate(wanted.thresholds, storage.read_json(metrics), _reasons(metrics))
-    found = digest(model)
+    folder = ModelFolder.open(model)
+    found = folder.digest
+    address = folder.put(wanted.weights, progress.note) if wanted.weights else str(model.absolute())
     run = os.environ.get("MLFLOW_RUN_ID")  # its inputs name the model folder's hash, as the training run's outputs do
-    version = register_version(settings.tracking, wanted.model, str(model), run, {"digest": found})
+    version = register_version(settings.tracking, wanted.model, found, address, run)
     failed = [check.words() for check in checks if not check.passed]
     said = {f"gate/{check.metric}": check.words() for check in checks}
-    tag_version(settings.tracking, wanted.model, version, {**said, PASSED: str(not failed).lower()})
+    said |= {"folder": str(model), PASSED: str(not failed).lower()}
+    tag_version(settings.tracking, wanted.model, version, said)
     set_alias(settings.tracking, wanted.model, CANDIDATE, version)
     for check in checks:
         progress.note(f"{'passed' if check.passed else 'FAILED'}: {check.words()}")

@@ -33,6 +33,7 @@ START_S = 180.0  # a first start compiles and migrates a database: 15 s on an id
 STOP_S = 10.0
 CONNECT_S = 10.0
 POSTGRES = 5432
+CONNECTIONS = "80"  # 40 threads of MLflow's server take two each; with fewer they wait for each other, then give up
 DATABASE = "PREFECT_API_DATABASE_CONNECTION_URL"  # Prefect's own variable
 
 
@@ -82,7 +83,10 @@ def start_prefect(workspace: Workspace, port: int) -> Server:
 def start_mlflow(workspace: Workspace, tracking: Tracking, port: int) -> Server:
     """The MLflow pages over the store the stages write to. OviError when its database is away."""
     require_database("tracking.uri", tracking.uri)
-    stores = {"MLFLOW_BACKEND_STORE_URI": tracking.uri, "MLFLOW_DEFAULT_ARTIFACT_ROOT": tracking.artifacts}
+    stores = {
+        "MLFLOW_BACKEND_STORE_URI": tracking.uri, "MLFLOW_DEFAULT_ARTIFACT_ROOT": tracking.artifacts,
+        "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": CONNECTIONS,
+    }  # fmt: skip
     options = ("--no-serve-artifacts", "--workers", "1", "--host", HOST, "--port", str(port))
     return Server(workspace.root, "mlflow", ("mlflow", "server", *options), port, "/health", stores)
 

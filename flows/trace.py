@@ -109,8 +109,8 @@ def _package(workspace: Workspace, settings: Settings, found: dict[str, Any], ru
     champion = champions.standing(settings.tracking, name).champion
     state = "the champion" if champion == ours[-1] else f"the champion is version {champion}"
     yield Link("registry", f"version {ours[-1]} of {name}, {state}")
-    source = Path(facts["source"])
-    yield _model("model", workspace.root / source, digest, f"{source} has that digest")
+    folder = facts["tags"].get("folder", "")
+    yield _model("model", workspace.root / folder, digest, f"{folder} has that digest")
     known = {run["id"] for run in runs.values() if run}
     broken = "" if facts["run_id"] in known else f"version {ours[-1]} was made by run {facts['run_id']}, none of these"
     yield Link("run", f"of version {ours[-1]} is {str(facts['run_id'])[:12]}", broken)

@@ -105,7 +105,8 @@ class JsonLines(Silent):
 
     @staticmethod
     def _say(**record: Any) -> None:
-        print(json.dumps(record, sort_keys=False, default=str), flush=True)
+        line = json.dumps(record, sort_keys=False, default=str) + "\n"
+        print(line, end="", flush=True)  # in one piece even when unbuffered: ranks may share the stream
 
 
 class Bar(Silent):

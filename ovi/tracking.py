@@ -1,8 +1,8 @@
 """MLflow: runs, metrics, files, dataset digests, the model registry. The only module that imports mlflow.
 
-MLflow records what happened; it never holds weights (the registry's source is the model folder's address, with its
-sha256 as a tag) and never decides an order. Metric timestamps are a function of the step, so that a step logged
-twice after a restart leaves one point. Importing mlflow takes two seconds, so this module does it on first use.
+MLflow records what happened; it never holds weights (the registry knows the model folder's address and its digest) and
+never decides an order. Metric timestamps are a function of the step, so that a step logged twice after a restart leaves
+one point. Importing mlflow takes two seconds, so this module does it on first use.
 Try it: `ovi ui`, then open the MLflow address.
 """
 
@@ -136,14 +136,19 @@ class Run:
             self.close(status)
 
 
-def register_version(tracking: Tracking, name: str, source: str, run_id: str | None, tags: dict[str, str]) -> str:
-    """The registry version of `name` with tags["digest"], made if there is none. Returns its number."""
+def register_version(tracking: Tracking, name: str, digest: str, address: str, run_id: str | None) -> str:
+    """The registry version of `name` with this digest, made if there is none; it lies at `address` now. Its number.
+
+    What MLflow calls its source is its digest: a server takes no folder of another machine for one.
+    """
     client = _client(tracking.uri)
     _make_model(client, name)
-    for version in client.search_model_versions(f"name='{name}'"):
-        if version.tags.get("digest") == tags.get("digest"):
+    for version in _all_versions(tracking, name):
+        if version.tags.get("digest") == digest:
+            client.set_model_version_tag(name, version.version, "address", address)
             return str(version.version)
-    return str(client.create_model_version(name, source=source, run_id=run_id, tags=tags).version)
+    tags = {"digest": digest, "address": address}
+    return str(client.create_model_version(name, source=f"sha256:/{digest}", run_id=run_id, tags=tags).version)
 
 
 def tag_version(tracking: Tracking, name: str, version: str, tags: dict[str, str]) -> None:
@@ -171,9 +176,9 @@ def append_entry(tracking: Tracking, log: str, values: dict[str, str]) -> int:
     for attempt in itertools.count(1):
         try:
             _make_model(client, log)
-            return int(client.create_model_version(log, source="log:entry", tags=values).version)
-        except TrackingError:  # two writers took one number, or the database was busy
-            if time.monotonic() > until:
+            return int(client.create_model_version(log, source="log:/entry", tags=values).version)
+        except TrackingError as error:  # two writers took one number, or the database was busy
+            if error.code in ABSENT or time.monotonic() > until:
                 raise
             time.sleep(min(1.0, 0.05 * random.random() * attempt))
     raise AssertionError
@@ -185,9 +190,8 @@ def read_entries(tracking: Tracking, log: str) -> list[tuple[int, dict[str, str]
 
 
 def versions(tracking: Tracking, name: str) -> dict[str, dict[str, Any]]:
-    """Every registry version of a model: number -> {source, run_id, tags}."""
-    found = _all_versions(tracking, name)
-    return {str(v.version): {"source": v.source, "run_id": v.run_id, "tags": dict(v.tags)} for v in found}
+    """Every registry version of a model: number -> {run_id, tags}."""
+    return {str(v.version): {"run_id": v.run_id, "tags": dict(v.tags)} for v in _all_versions(tracking, name)}
 
 
 def find_runs(tracking: Tracking, where: str) -> list[dict[str, Any]]:
@@ -224,7 +228,7 @@ def model_source(tracking: Tracking, uri: str) -> tuple[str, str]:
         if error.code not in ABSENT:
             raise
         raise TrackingError(f"model: {uri} is not in the registry of tracking.uri {tracking.uri}", error.code) from None
-    return str(found.source), str(found.tags.get("digest", ""))
+    return str(found.tags.get("address", found.source)), str(found.tags.get("digest", ""))
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -116,14 +116,14 @@ def test_one_bad_row_does_not_stop_the_others(model, tmp_path):
 
 def test_a_registered_model_by_its_alias(model, tmp_path):
     tracking = Tracking(uri=f"sqlite:///{tmp_path}/mlflow.db", artifacts=str(tmp_path / "artifacts"))
-    version = register_version(tracking, "ovi", str(model), None, {"digest": digest(model)})
+    version = register_version(tracking, "ovi", digest(model), str(model), None)
     set_alias(tracking, "ovi", "champion", version)
     settings = tiny_settings(tracking__uri=tracking.uri)
     for address in ("models:/ovi@champion", f"models:/ovi/{version}"):
         assert generate.model_folder(address, settings) == model
     with pytest.raises(OviError, match="models:/ovi@challenger is not in the registry"):
         generate.model_folder("models:/ovi@challenger", settings)
-    set_alias(tracking, "ovi", "odd", register_version(tracking, "ovi", str(model), None, {"digest": "0" * 64}))
+    set_alias(tracking, "ovi", "odd", register_version(tracking, "ovi", "0" * 64, str(model), None))
     with pytest.raises(OviError, match="no longer the model that was registered"):
         generate.model_folder("models:/ovi@odd", settings)
 

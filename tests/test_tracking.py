@@ -57,9 +57,9 @@ def test_a_stage_writes_into_its_callers_run(store: Tracking, monkeypatch: pytes
 
 
 def test_registry_versions_are_one_per_digest(store: Tracking) -> None:
-    one = tracking.register_version(store, "ovi", "models/fusion", None, {"digest": "d1"})
-    assert tracking.register_version(store, "ovi", "models/fusion", None, {"digest": "d1"}) == one
-    two = tracking.register_version(store, "ovi", "models/fusion", None, {"digest": "d2"})
+    one = tracking.register_version(store, "ovi", "d1", "models/fusion", None)
+    assert tracking.register_version(store, "ovi", "d1", "models/fusion", None) == one
+    two = tracking.register_version(store, "ovi", "d2", "models/fusion", None)
     assert two != one
     tracking.set_alias(store, "ovi", "champion", one)
     tracking.set_alias(store, "ovi", "champion", two)
@@ -91,7 +91,7 @@ AWAY = Tracking(uri="http://ovi:hidden@127.0.0.1:9")
     lambda: tracking.get_alias(AWAY, "ovi", "champion"), lambda: tracking.versions(AWAY, "ovi"),
     lambda: tracking.model_source(AWAY, "models:/ovi@champion"), lambda: tracking.find_runs(AWAY, "tags.a = 'b'"),
     lambda: tracking.append_entry(AWAY, "ovi-log", {}), lambda: tracking.read_entries(AWAY, "ovi-log"),
-    lambda: tracking.register_version(AWAY, "ovi", "models/fusion", None, {}),
+    lambda: tracking.register_version(AWAY, "ovi", "d1", "models/fusion", None),
 ])  # fmt: skip
 def test_a_server_that_is_away_is_one_line_and_no_empty_one(ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # else its client waits for it, minutes

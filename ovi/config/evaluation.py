@@ -81,3 +81,4 @@ class Promotion(Section):
     model: str = "ovi"
     thresholds: dict[str, Threshold] = {}
     approval: bool = False
+    weights: str | None = None  # s3://bucket/prefix: where models are put, for whoever does not see this folder

@@ -62,7 +62,7 @@ def evaluate(
             results, found = _evaluate(settings, model, clips, latents, models, folder_out, progress, figures, study)
         logbook.write(run, out, results, found)
     except BaseException:
-        run.close("FAILED")
+        run.leave("FAILED")
         raise
     run.close()
     headline = [

@@ -42,7 +42,7 @@ def score(
             found = _fill(settings, benchmark, gathered, folder, progress, as_published, results)
         logbook.write(run, out, results, found)
     except BaseException:
-        run.close("FAILED")
+        run.leave("FAILED")
         raise
     run.close()
     progress.result(report=str(out / "report.html"), **{one.key: results.values[one.key] for one in found})

@@ -117,6 +117,20 @@ class ModelFolder:
             raise OviError(f"{self.path}: has no {name}; it has {', '.join(sorted(self.components)) or 'nothing'}")
         return self.path / self.components[name]["file"]
 
+    @property
+    def files(self) -> list[str]:
+        """Names of all its files; the one that names the others is the last."""
+        return ["config.json", *sorted({entry["file"] for entry in self.components.values()}), "model.json"]
+
+    def put(self, prefix: str, note: Callable[[str], None]) -> str:
+        """Copy it below `prefix`, a folder or s3://..., by its digest; its address there. What is there stays."""
+        address = f"{prefix.rstrip('/')}/{self.digest[:16]}"
+        for name in self.files:
+            if not storage.exists(f"{address}/{name}"):
+                note(f"putting {name} to {address}")
+                storage.upload(self.path / name, f"{address}/{name}")
+        return address
+
     def tensors(self, name: str, device: str | torch.device = "cpu") -> dict[str, Tensor]:
         """The named component's tensors. On the CPU they are mapped from the file, and read when they are used."""
         with _opened(self.file(name), device) as tensors:

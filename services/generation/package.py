@@ -58,7 +58,7 @@ def package(
     with storage.atomic_folder(out) as folder, tempfile.TemporaryDirectory(prefix="ovi-package-") as context:
         progress.note(f"building the Bento {NAME}:{label}")
         if weights is not None:
-            served = served.model_copy(update={"weights": _put(verified, f"{weights.rstrip('/')}/{label}", progress)})
+            served = served.model_copy(update={"weights": verified.put(weights, progress.note)})
         _lay_out(Path(context), served, verified)
         bento = _build(Path(context), folder / "bentoml", label)
         record = {
@@ -86,7 +86,7 @@ def _lay_out(context: Path, served: Served, model: ModelFolder) -> None:
         shutil.copytree(SOURCE / room, context / room, ignore=shutil.ignore_patterns("__pycache__", ".*"))
     if served.weights is None:
         (context / MODEL).mkdir()
-        for name in _files(model):
+        for name in model.files:
             link(model.path / name, context / MODEL / name)
     storage.write_json(context / SERVED, served.model_dump(mode="json"))
     recipe = {
@@ -97,20 +97,6 @@ def _lay_out(context: Path, served: Served, model: ModelFolder) -> None:
         "python": {"lock_packages": False, "packages": _requirements()},
     }
     (context / "bentofile.yaml").write_text(yaml.safe_dump(recipe, sort_keys=True), encoding="utf-8")
-
-
-def _files(model: ModelFolder) -> list[str]:
-    """Its names; the one that names the others last."""
-    return ["config.json", *sorted({entry["file"] for entry in model.components.values()}), "model.json"]
-
-
-def _put(model: ModelFolder, address: str, progress: Progress) -> str:
-    """The address, where the model now is; what an earlier call put there stays."""
-    for name in _files(model):
-        if not storage.exists(f"{address}/{name}"):
-            progress.note(f"putting {name} to {address}")
-            storage.upload(model.path / name, f"{address}/{name}")
-    return address
 
 
 def _build(context: Path, home: Path, label: str) -> Path:

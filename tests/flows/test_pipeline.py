@@ -180,7 +180,7 @@ def test_stages_go_on_without_the_prefect_server_and_its_end_is_one_line(tmp_pat
     assert "stage second: failed with exit code 1: the toy is broken" in err
     code, _, err = finish(pipelines[""])
     assert (code, err.count("\n")) == (1, 1)
-    assert f"PREFECT_API_URL: {running.url}/api is away (" in err
+    assert f"PREFECT_API_URL: {running.url}/api cannot be used (" in err
     assert toy.ran(clones[""]) == ["first", "second", "third"]
     assert finish(demo(clones[""], f"{running.url}/api"))[0] == 0  # nothing is left to do
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,20 @@ from typing import Any
 import pytest
 import torch
 
-from flows import champions
+from flows import champions, server
 from flows.champions import Move
 from flows.promote import approve, gate, promote
+from flows.workspace import Workspace
 from ovi import config, storage, tracking
 from ovi.config import Settings, Threshold
 from ovi.errors import OviError
-from ovi.models.folder import digest, save_folder
+from ovi.models.folder import ModelFolder, digest, save_folder
 from ovi.progress import Silent
 from tests.flows import toy
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Path:
+def base(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Path:
     """One MLflow database; each test promotes another name in it."""
     folder = tmp_path_factory.mktemp("promote")
     (folder / "out").mkdir()
@@ -36,12 +38,12 @@ def store(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Path:
 class Bench:
     """A model folder, its figures and the settings to promote it by."""
 
-    def __init__(self, root: Path, store: Path, name: str) -> None:
+    def __init__(self, root: Path, base: Path, name: str) -> None:
         self.root, self.name = root, name
-        self.values = toy.values(store)
+        self.values = toy.values(base)
 
-    def settings(self, thresholds: dict[str, Any], approval: bool = False) -> Settings:
-        promotion = {"model": self.name, "thresholds": thresholds, "approval": approval}
+    def settings(self, thresholds: dict[str, Any], approval: bool = False, weights: str | None = None) -> Settings:
+        promotion = {"model": self.name, "thresholds": thresholds, "approval": approval, "weights": weights}
         path = self.root / "params.yaml"
         path.write_text(json.dumps({**self.values, "promotion": promotion}))
         return config.load(path)
@@ -69,8 +71,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, store: Path, request: pytest.FixtureRequest) -> Bench:
-    return Bench(tmp_path, store, request.node.name[:40])
+def bench(tmp_path: Path, base: Path, request: pytest.FixtureRequest) -> Bench:
+    return Bench(tmp_path, base, request.node.name[:40])
 
 
 GOOD = {"sync/blink/auc": 0.8, "loss/fusion/audio/drop": 0.1}
@@ -189,7 +191,7 @@ def test_of_twenty_promotions_at_once_one_wins(bench: Bench) -> None:
     settings = bench.settings({})
     promote(settings, bench.model(0.0), bench.metrics(GOOD), bench.out, Silent())
     for number in range(20):
-        tracking.register_version(settings.tracking, bench.name, "somewhere", None, {"digest": str(number)})
+        tracking.register_version(settings.tracking, bench.name, str(number), "somewhere", None)
     barrier = threading.Barrier(20)
 
     def race(number: int) -> Move | OviError:
@@ -208,6 +210,56 @@ def test_of_twenty_promotions_at_once_one_wins(bench: Bench) -> None:
     moves = champions.history(settings.tracking, bench.name)
     assert [move.number for move in moves] == list(range(1, 22))  # every try is on record, winners and losers
     assert sum(move.held for move in moves) == 2
+
+
+@pytest.fixture
+def mlflow(tmp_path: Path, base: Path) -> Iterator[str]:
+    """The address of an MLflow server of its own, over HTTP as a team has it."""
+    root = toy.make(tmp_path / "clone")
+    (root / "out").mkdir(exist_ok=True)
+    shutil.copy(base / "out" / "mlflow.db", root / "out" / "mlflow.db")
+    running = server.start_mlflow(Workspace(root), toy.settings(root).tracking, server.free_port())
+    try:
+        running.ready()
+        yield running.url
+    finally:
+        running.stop()
+
+
+@pytest.mark.e2e
+def test_the_same_with_a_team_s_server_and_bucket(bench: Bench, mlflow: str, bucket: str) -> None:
+    """A server takes no folder of another machine; whoever serves the champion finds it in the bucket."""
+    bench.values["tracking"] = {"uri": mlflow, "artifacts": bucket}
+    settings = bench.settings({}, weights=f"{bucket}/models")
+    folders = [bench.root / "first", bench.root / "second"]
+    for value, folder in enumerate(folders):
+        promote(settings, bench.model(float(value)).rename(folder), bench.metrics(GOOD), bench.out, Silent())
+    digests = [digest(folder) for folder in folders]
+    assert bench.aliases(settings) == {"candidate": "2", "champion": "2", "previous": "1"}
+    champions.rollback(settings.tracking, bench.name, "Ada", "clicks")
+    where, found = tracking.model_source(settings.tracking, f"models:/{bench.name}@champion")
+    assert (where, found) == (f"{bucket}/models/{digests[0][:16]}", digests[0])
+    pulled = bench.root / "pulled"
+    for name in ModelFolder.open(folders[0]).files:
+        storage.download(f"{where}/{name}", pulled / name)
+    assert digest(pulled) == digests[0]
+
+    for number in range(3, 23):
+        tracking.register_version(settings.tracking, bench.name, str(number), "somewhere", None)
+    barrier = threading.Barrier(20)
+
+    def race(number: int) -> Move | OviError:
+        barrier.wait()
+        try:
+            return champions.move(settings.tracking, bench.name, "1", str(number), f"racer {number}", "first")
+        except OviError as error:
+            return error
+
+    with ThreadPoolExecutor(20) as pool:
+        results = list(pool.map(race, range(3, 23)))
+    (winner,) = (result for result in results if isinstance(result, Move))
+    assert bench.aliases(settings) == {"candidate": "2", "champion": winner.to, "previous": "1"}
+    assert len(champions.history(settings.tracking, bench.name)) == 3 + 20
 
 
 def test_rolling_back_is_one_quick_step_and_can_be_undone(bench: Bench) -> None:
@@ -229,7 +281,7 @@ def test_rolling_back_is_one_quick_step_and_can_be_undone(bench: Bench) -> None:
 
 def test_a_champion_from_before_the_log_is_known(bench: Bench) -> None:
     settings = bench.settings({})
-    tracking.register_version(settings.tracking, bench.name, "somewhere", None, {"digest": "old"})
+    tracking.register_version(settings.tracking, bench.name, "old", "somewhere", None)
     tracking.set_alias(settings.tracking, bench.name, "champion", "1")
     promote(settings, bench.model(1.0), bench.metrics(GOOD), bench.out, Silent())
     assert bench.aliases(settings) == {"candidate": "2", "champion": "2", "previous": "1"}

@@ -13,11 +13,9 @@ from ovi import storage
 from ovi.config import Settings, Tracking
 from ovi.errors import OviError
 from ovi.models.folder import ModelFolder
-from ovi.progress import Silent
 from ovi.tracking import register_version, set_alias
 from services.generation import registry
 from services.generation.bundle import describe, fetch
-from services.generation.package import _put
 from services.generation.registry import Registry
 from services.generation.schemas import SERVED, Served
 from services.generation.server import _complete
@@ -65,7 +63,7 @@ def test_a_bento_without_weights_gets_them_where_it_names_them(
 ) -> None:
     folder = ModelFolder.open(models[0])
     for _ in range(2):  # the second time everything is there
-        weights = _put(folder, f"{bucket}/{folder.digest[:16]}", Silent())
+        weights = folder.put(bucket, print)
     storage.write_json(
         tmp_path / "bento" / SERVED, like.model_copy(update={"weights": weights}).model_dump(mode="json")
     )
@@ -104,7 +102,7 @@ def test_an_alias_is_followed_there_and_back_and_kept_when_the_registry_is_away(
     assert not follower.link.exists()
     assert "is not in the registry" in capfd.readouterr().err
     versions = [
-        register_version(tracking, "ovi", str(model), None, {"digest": digest})
+        register_version(tracking, "ovi", digest, str(model), None)
         for model, digest in zip(models, digests, strict=True)
     ]
     monkeypatch.setattr(registry, "LOOK_S", 0.02)
@@ -118,7 +116,7 @@ def test_an_alias_is_followed_there_and_back_and_kept_when_the_registry_is_away(
     finally:
         ended.set()
         thread.join()
-    set_alias(tracking, "ovi", "champion", register_version(tracking, "ovi", "/gone", None, {"digest": "f" * 64}))
+    set_alias(tracking, "ovi", "champion", register_version(tracking, "ovi", "f" * 64, "/gone", None))
     assert not follower.look()
     assert "registry_away" in capfd.readouterr().err
     assert Served.read(follower.link).digest == digests[0]

@@ -98,7 +98,7 @@ def test_asked_to_stop_it_asks_and_waits_for_the_slowest(tmp_path: Path, pods: l
     """Rank 0 takes its time; it is told when rank 1 is gone, and only then ends."""
     line = (
         "gone, asked = Path(os.environ['OUT'], 'gone'), []\n"
-        "signal.signal(signal.SIGTERM, lambda *_: asked.append(1)); print(rank, os.getpid(), flush=True)\n"
+        "signal.signal(signal.SIGTERM, lambda *_: asked.append(1)); os.write(1, f'{rank} {os.getpid()}\\n'.encode())\n"
         "while not asked or rank == 0 and not gone.exists(): time.sleep(0.01)\n"
         "Path(os.environ['OUT'], f'saved{rank}').touch(); sys.exit(75)"
     )
