@@ -33,9 +33,13 @@ from flows.cluster import Cluster  # noqa: E402
 from flows.jobs import JobSpec, Outcome  # noqa: E402
 from flows.lease import reap  # noqa: E402
 from flows.local import LocalExecutor  # noqa: E402
-from flows.server import free_port  # noqa: E402
+from flows.server import free_port, start_mlflow  # noqa: E402
+from flows.workspace import Workspace  # noqa: E402
 from ovi import storage  # noqa: E402
+from ovi.config import Tracking  # noqa: E402
+from ovi.models.folder import digest  # noqa: E402
 from ovi.progress import Silent  # noqa: E402
+from ovi.tracking import model_source  # noqa: E402
 from ovi.training.job import Job  # noqa: E402
 from ovi.training.loop import train  # noqa: E402
 from ovi.training.place import Place  # noqa: E402
@@ -109,22 +113,26 @@ def pipeline(folder: Path, _: argparse.Namespace) -> Any:
 
 
 def away(folder: Path, _: argparse.Namespace) -> Any:
-    """The same in pods that have an empty folder each, and nothing but a bucket between them and the flow."""
+    """The same in pods with an empty folder each; between them and the flow a bucket and an MLflow server."""
     local, remote = _clone(folder / "local"), _clone(folder / "remote")
     took = {"local": _demo(local, [], {})}
-    with _bucket("team") as keys, Double(folder / "double") as double:
+    with _bucket("team") as keys, _mlflow(remote) as tracking, Double(folder / "double") as double:
         double.node.env["PYTHONPATH"] = str(remote)
         double.add_secret("ovi-s3", keys)
         sets = ["cluster.claim=null", "cluster.secrets=[ovi-s3]", "data.remote=s3://team/ovi",
-                "training.mirror=s3://team/mirror", f"tracking.uri=sqlite:///{remote}/out/mlflow.db",
-                f"tracking.artifacts={remote}/out/mlartifacts"]  # fmt: skip
+                "training.mirror=s3://team/mirror", "promotion.weights=s3://team/models",
+                f"tracking.uri={tracking.uri}", f"tracking.artifacts={tracking.artifacts}"]  # fmt: skip
         took["away"] = _demo(remote, [*CLUSTERED, *sets], {**keys, "KUBECONFIG": str(double.kubeconfig)})
         left = double.left()
         pods = len(double.kubelet.containers)
+        champion = model_source(tracking, "models:/ovi@champion")
     same = [path for path in EQUAL if storage.sha256_folder(local / path) == storage.sha256_folder(remote / path)]
+    made_here = digest(local / "models/fusion")
     return {"seconds": took, "pods": pods, "same": same}, [
         ("the small pipeline in empty folders, by a bucket, has the local executor's model folders, to the bit",
          len(same) == len(EQUAL), f"{', '.join(same)}; {took['away']:.0f} s in {pods} pods"),
+        ("the champion lies in the bucket by the digest of the local executor's model",
+         champion == (f"s3://team/models/{made_here[:16]}", made_here), champion[0]),
         ("nothing is left in that cluster", not left, str(left)),
     ]  # fmt: skip
 
@@ -144,6 +152,18 @@ def _bucket(name: str) -> Iterator[dict[str, str]]:
     finally:
         server.terminate()
         server.wait()
+
+
+@contextlib.contextmanager
+def _mlflow(clone: Path) -> Iterator[Tracking]:
+    """An MLflow server on loopback, as a team has one."""
+    store = Tracking(uri=f"sqlite:///{clone}/out/mlflow.db", artifacts="s3://team/mlflow")
+    running = start_mlflow(Workspace(clone), store, free_port())
+    try:
+        running.ready()
+        yield store.model_copy(update={"uri": running.url})
+    finally:
+        running.stop()
 
 
 def _put(url: str) -> bool:

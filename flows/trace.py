@@ -35,7 +35,7 @@ class Link:
     broken: str = ""
 
     def line(self) -> str:
-        return f"BROKEN  {self.name:12}{self.broken}" if self.broken else f"ok      {self.name:12}{self.said}"
+        return f"BROKEN  {self.name:15}{self.broken}" if self.broken else f"ok      {self.name:15}{self.said}"
 
 
 @dataclass(frozen=True)

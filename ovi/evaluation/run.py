@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from ovi import storage
+from ovi import storage, threads
 from ovi.config import Settings
 from ovi.diffusion.sampler import Clip, Sampler
 from ovi.evaluation import (
@@ -83,7 +81,7 @@ def _evaluate(
     with_figures: bool,
     study: Path | None,
 ) -> tuple[Results, list[Measured]]:
-    torch.set_num_threads(settings.training.ranks * settings.training.threads)
+    threads.use(settings.training)
     results = Results()
     curves = learning.read_stages(models, results)
     learning.read_codec(latents, results)

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ovi import storage
+from ovi import storage, threads
 from ovi.config import Settings
 from ovi.curation import manifest, packed
 from ovi.curation.manifest import SETS, SPLITS, Row
@@ -41,7 +41,7 @@ def encode(settings: Settings, clips: Path, codec_out: Path, out: Path, progress
 
     Raises OviError when there are no curated clips to learn from, or when `out` holds something else than latents.
     """
-    torch.set_num_threads(settings.training.ranks * settings.training.threads)
+    threads.use(settings.training)
     if out.exists() and any(out.iterdir()) and not (out / "codec.json").exists():
         raise OviError(f"{out}: holds something else than latents and would be replaced; choose another folder")
     stage = _Encode(settings, clips, progress)
