@@ -26,7 +26,9 @@ print(hashlib.sha256(codec.basis.numpy().tobytes()).hexdigest())
 
 def fitted(**environment: str) -> str:
     env = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")} | environment
-    return subprocess.run([sys.executable, "-c", FIT], env=env, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        [sys.executable, "-c", FIT], env=env, capture_output=True, text=True, check=True, timeout=120
+    ).stdout
 
 
 def test_a_codec_is_the_same_whatever_the_environment_says() -> None:
