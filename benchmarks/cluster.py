@@ -45,8 +45,9 @@ from ovi.training.loop import train  # noqa: E402
 from ovi.training.place import Place  # noqa: E402
 from ovi.training.rank import Mute  # noqa: E402
 from tests.cluster.double import NAMESPACE, Double  # noqa: E402
-from tests.flows.clustered import CLAIM, TRAIN, Bench, bench, wait_for  # noqa: E402
+from tests.flows.clustered import CLAIM, TRAIN, Bench, bench  # noqa: E402
 from tests.training import made  # noqa: E402
+from tests.waiting import wait_for  # noqa: E402
 
 RESULTS = ROOT / "benchmarks/results/cluster.json"
 PIPELINE_MAX_S, AFTER_GRACE_S, REAP_MAX_S, COST_MAX = 240.0, 5.0, 15.0, 0.01

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows import environment, server
-from flows.lineage import catch_up
+from flows.lineage import Lineage, catch_up
 from flows.view import memory, say, seconds
 from flows.workspace import Workspace
 from ovi import storage
@@ -60,7 +60,6 @@ def demo(root: str | Path, settings: Settings) -> None:
 def _run(workspace: Workspace, settings: Settings, graph: Graph, lock: int) -> set[str]:
     """The stages that ran."""
     from flows.executors import Executors
-    from flows.lineage import Lineage
 
     executors = Executors(workspace.root, settings, graph.order, keep_open=(lock,))
     with server.prefect(workspace) as wait, Lineage(workspace, settings) as lineage:

@@ -9,7 +9,6 @@ Try it: `ovi ui`, then open the MLflow address.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import random
 import re
@@ -172,16 +171,16 @@ def get_alias(tracking: Tracking, name: str, alias: str) -> str | None:
 
 def append_entry(tracking: Tracking, log: str, values: dict[str, str]) -> int:
     """Add an entry to an append-only log in the registry; its number. Writers at once get different numbers."""
-    client, until = _client(tracking.uri), time.monotonic() + ENTRY_S
-    for attempt in itertools.count(1):
+    client, until, pause = _client(tracking.uri), time.monotonic() + ENTRY_S, 0.05
+    while True:
         try:
             _make_model(client, log)
             return int(client.create_model_version(log, source="log:/entry", tags=values).version)
         except TrackingError as error:  # two writers took one number, or the database was busy
             if error.code in ABSENT or time.monotonic() > until:
                 raise
-            time.sleep(min(1.0, 0.05 * random.random() * attempt))
-    raise AssertionError
+            time.sleep(pause * random.random())
+            pause = min(1.0, pause + 0.05)
 
 
 def read_entries(tracking: Tracking, log: str) -> list[tuple[int, dict[str, str]]]:

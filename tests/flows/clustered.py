@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from flows.remote import ClusterExecutor
 from ovi import config
 from tests.cluster.double import NAMESPACE, Double
 from tests.cluster.store import Object
+from tests.waiting import wait_for
 
 CLAIM = "ovi-work"
 
@@ -124,10 +124,3 @@ def bench(folder: Path, jobset: bool = True, **where: Any) -> Iterator[Bench]:
     work.mkdir(parents=True)
     with Double(folder / "double", {CLAIM: work}, jobset) as double:
         yield Bench(double, work, config.Cluster(**where))
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "waited too long"
-        time.sleep(0.02)

@@ -14,7 +14,8 @@ from ovi.curation.run import curate
 from ovi.progress import Silent
 from ovi.synthetic.corpus import build
 from tests.cluster.double import NAMESPACE
-from tests.flows.clustered import Bench, bench, wait_for
+from tests.flows.clustered import Bench, bench
+from tests.waiting import wait_for
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 SETS = [

@@ -26,7 +26,8 @@ from ovi.errors import OviError
 from tests.cluster.double import NAMESPACE
 from tests.cluster.store import Object
 from tests.flows import toy
-from tests.flows.clustered import CLAIM, TRAIN, Bench, bench, curve, train, wait_for
+from tests.flows.clustered import CLAIM, TRAIN, Bench, bench, curve, train
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 

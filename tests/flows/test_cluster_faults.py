@@ -18,7 +18,8 @@ from flows.jobs import JobSpec, Outcome, Status
 from ovi.errors import OviError
 from tests.cluster.double import NAMESPACE
 from tests.cluster.faults import Fault
-from tests.flows.clustered import Bench, bench, curve, train, wait_for
+from tests.flows.clustered import Bench, bench, curve, train
+from tests.waiting import wait_for
 
 STEPS = 25
 GANG, POD = train(STEPS, 0.02), train(STEPS, 0.02, nodes=1)

@@ -18,6 +18,7 @@ import pytest
 from flows import local
 from flows.jobs import JobSpec, Outcome, Status
 from flows.local import LocalExecutor
+from tests.waiting import wait_for
 
 # A stage with a rank in a session of its own, as a launcher makes them. argv: a file for the two pids, then what to do.
 TREE = """
@@ -55,13 +56,6 @@ def execute(root: Path, command: tuple[str, ...], **more: Any) -> tuple[Outcome,
 def pids_in(path: Path) -> list[int]:
     wait_for(path.exists)
     return [int(word) for word in path.read_text().split()]
-
-
-def wait_for(condition: Any, seconds: float = 60.0) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "waited too long"
-        time.sleep(0.05)
 
 
 def running(pids: list[int]) -> list[int]:

@@ -28,7 +28,8 @@ from ovi.errors import ConfigError, OviError
 from ovi.progress import Silent
 from tests.cluster.double import NAMESPACE
 from tests.flows import toy
-from tests.flows.clustered import Bench, bench, wait_for
+from tests.flows.clustered import Bench, bench
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")  # DVC's
 

@@ -10,7 +10,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from flows import server
 from flows.workspace import Workspace
 from tests.cluster.double import Double
 from tests.flows import asking, toy
-from tests.flows.clustered import wait_for
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.e2e
 ALL_FINISHED = {name: ["FINISHED"] for name in ("pipeline", "first", "second", "third")}
@@ -79,10 +78,7 @@ def flow_states(api: str, root: Path) -> list[str]:
 def sleepers(root: Path) -> list[psutil.Process]:
     """The processes of a sleeping stage: itself and its rank."""
     path = root / "out" / "pids.txt"
-    until = time.monotonic() + 120
-    while not path.exists() or not path.read_text().strip():
-        assert time.monotonic() < until
-        time.sleep(0.1)
+    wait_for(lambda: path.exists() and path.read_text().strip(), 120)
     return [psutil.Process(int(word)) for word in path.read_text().split()]
 
 

@@ -23,8 +23,8 @@ from flows import server
 from ovi import tracking
 from ovi.config import Tracking
 from tests.flows import asking, toy
-from tests.flows.clustered import wait_for
 from tests.services import postgres
+from tests.waiting import wait_for
 
 RUN_S = 240.0
 DONE = ("COMPLETED", "FAILED", "CRASHED")

@@ -187,24 +187,29 @@ def test_approval_does_not_open_the_gate(bench: Bench) -> None:
     assert bench.aliases(settings)["champion"] is None
 
 
-def test_of_twenty_promotions_at_once_one_wins(bench: Bench) -> None:
-    settings = bench.settings({})
-    promote(settings, bench.model(0.0), bench.metrics(GOOD), bench.out, Silent())
-    for number in range(20):
-        tracking.register_version(settings.tracking, bench.name, str(number), "somewhere", None)
-    barrier = threading.Barrier(20)
+def race(bench: Bench, settings: Settings, numbers: range) -> tuple[Move, list[str]]:
+    """Versions of these numbers, all to take the place of version 1 at once: who did, and what the others heard."""
+    for number in numbers:
+        assert tracking.register_version(settings.tracking, bench.name, f"{number}", "here", None) == f"{number}"
+    barrier = threading.Barrier(len(numbers))
 
-    def race(number: int) -> Move | OviError:
+    def run(number: int) -> Move | OviError:
         barrier.wait()
         try:
             return champions.move(settings.tracking, bench.name, "1", str(number), f"racer {number}", "first")
         except OviError as error:
             return error
 
-    with ThreadPoolExecutor(20) as pool:
-        results = list(pool.map(race, range(2, 22)))
+    with ThreadPoolExecutor(len(numbers)) as pool:
+        results = list(pool.map(run, numbers))
     (winner,) = (result for result in results if isinstance(result, Move))
-    lines = [str(result) for result in results if isinstance(result, OviError)]
+    return winner, [str(result) for result in results if isinstance(result, OviError)]
+
+
+def test_of_twenty_promotions_at_once_one_wins(bench: Bench) -> None:
+    settings = bench.settings({})
+    promote(settings, bench.model(0.0), bench.metrics(GOOD), bench.out, Silent())
+    winner, lines = race(bench, settings, range(2, 22))
     assert all(f"meanwhile version {winner.to} became the champion" in line for line in lines)
     assert bench.aliases(settings) == {"candidate": "1", "champion": winner.to, "previous": "1"}
     moves = champions.history(settings.tracking, bench.name)
@@ -244,20 +249,7 @@ def test_the_same_with_a_team_s_server_and_bucket(bench: Bench, mlflow: str, buc
         storage.download(f"{where}/{name}", pulled / name)
     assert digest(pulled) == digests[0]
 
-    for number in range(3, 23):
-        tracking.register_version(settings.tracking, bench.name, str(number), "somewhere", None)
-    barrier = threading.Barrier(20)
-
-    def race(number: int) -> Move | OviError:
-        barrier.wait()
-        try:
-            return champions.move(settings.tracking, bench.name, "1", str(number), f"racer {number}", "first")
-        except OviError as error:
-            return error
-
-    with ThreadPoolExecutor(20) as pool:
-        results = list(pool.map(race, range(3, 23)))
-    (winner,) = (result for result in results if isinstance(result, Move))
+    winner, _ = race(bench, settings, range(3, 23))
     assert bench.aliases(settings) == {"candidate": "2", "champion": winner.to, "previous": "1"}
     assert len(champions.history(settings.tracking, bench.name)) == 3 + 20
 

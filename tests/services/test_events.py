@@ -16,6 +16,7 @@ from fastapi.testclient import TestClient
 
 from services.generation.backend import Backend
 from tests.services.test_api import GOOD, finish, problem
+from tests.waiting import wait_for
 
 Event = tuple[int, str, dict[str, Any]]
 
@@ -34,9 +35,7 @@ def once_waited_for(backend: Backend, action: Callable[[], Any]) -> threading.Th
     """Acts when somebody waits for a job to change."""
 
     def run() -> None:
-        until = time.monotonic() + 60
-        while not backend.watch._waiting and time.monotonic() < until:
-            time.sleep(0.01)
+        wait_for(lambda: backend.watch._waiting)
         action()
 
     thread = threading.Thread(target=run)

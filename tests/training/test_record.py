@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from ovi.training import record
 from ovi.training.record import Record
 from tests.training import made
 from tests.training.test_launch import STAGE, STEPS, Started, at_step
+from tests.waiting import wait_for
 
 
 class Ill:
@@ -70,16 +70,9 @@ def kept(run: Ill, notes: list[str]) -> Record:
     return Record(run, notes.append)  # type: ignore[arg-type]
 
 
-def wait(condition: Callable[[], Any]) -> None:
-    until = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < until, "waited too long"
-        time.sleep(0.01)
-
-
 def test_what_is_said_is_sent_while_training_goes_on(run: Ill, kept: Record) -> None:
     kept.log_metrics({"loss": 1.0}, 3)
-    wait(lambda: run.sent == [({"loss": 1.0}, 3)])
+    wait_for(lambda: run.sent == [({"loss": 1.0}, 3)])
     kept.log_file(Path("clip.mp4"), "samples")
     kept.close()
     assert run.sent[1:] == ["clip.mp4", "FINISHED"]
@@ -110,11 +103,11 @@ def test_a_store_that_is_away_is_told_once_and_gets_all_when_it_is_back(
         return look
 
     kept.log_file(Path("clip.mp4"))
-    wait(said(1))
+    wait_for(said(1))
     for _ in range(9):
         kept.log_metrics({"loss": 1.0}, step := step + 1)
     run.away = False
-    wait(said(2))
+    wait_for(said(2))
     kept.close()
     assert notes == [
         "tracking.uri: away; training goes on, and what it says is sent later",
@@ -128,7 +121,7 @@ def test_a_bucket_that_refuses_files_keeps_no_figures_back(run: Ill, kept: Recor
     run.bucketless = True
     kept.log_file(Path("clip.mp4"))
     kept.log_metrics({"loss": 1.0}, 1)
-    wait(lambda: run.sent == [({"loss": 1.0}, 1)])
+    wait_for(lambda: run.sent == [({"loss": 1.0}, 1)])
     with pytest.raises(TrackingError, match=r"clip\.mp4 is not kept; what was trained is kept: mend that and run"):
         kept.close()
     assert run.sent[1:] == ["FAILED"]
